@@ -1,0 +1,1 @@
+"""mpitrain: deep-learning training over MPI."""

@@ -1,0 +1,22 @@
+"""Array libraries, dtypes, random streams and tiles."""
+
+from mpitrain.arrays.backend import Array, Arrays, choose, namespace, to_host
+from mpitrain.arrays.dtypes import BFLOAT16, FLOATS, float_dtype, sum_dtype
+from mpitrain.arrays.memory import keep_freed_pages
+from mpitrain.arrays.random import Stream
+from mpitrain.arrays.tiles import row_tiles
+
+__all__ = [
+    "BFLOAT16",
+    "FLOATS",
+    "Array",
+    "Arrays",
+    "Stream",
+    "choose",
+    "float_dtype",
+    "keep_freed_pages",
+    "namespace",
+    "row_tiles",
+    "sum_dtype",
+    "to_host",
+]

@@ -1,0 +1,82 @@
+"""`backward`: one walk over a recorded graph, with the weight gradients taken on the way or put off.
+
+Invariant: `B` and `I` followed by `W` run the same calls on the same arrays, so their results are equal bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mpitrain.arrays import Array
+from mpitrain.autograd.tensor import Op, Tensor
+
+#: Weight gradients put off: each op with the gradient that arrived at its output.
+WeightWork = list[tuple[Op, Array]]
+
+
+def backward(
+    outputs: Sequence[Tensor], grads: Sequence[Array], *, leaves: Sequence[Tensor] = (), put_off: WeightWork | None = None
+) -> list[Array | None]:
+    """Propagate `grads` (one an output, of its shape) and return the gradients of `leaves`, `None` where none arrived.
+
+    Weight gradients are accumulated on the way; with `put_off`, they are appended to it instead, for `run_weights`.
+    The graph is taken apart as it is walked, so that arrays are freed as soon as nothing needs them; it serves once.
+    """
+    pending: dict[int, Array] = {}
+    shared: set[int] = set()  # gradients that something else may hold too, so that adding in place would be wrong
+
+    def arrive(tensor: Tensor, grad: Array | None) -> None:
+        if grad is None or not tensor.needs_grad:
+            return
+        key = id(tensor)
+        if key not in pending:
+            pending[key] = grad
+            shared.add(key)
+        elif key in shared:
+            pending[key] = pending[key] + grad
+            shared.discard(key)
+        else:
+            pending[key] += grad
+
+    for output, grad in zip(outputs, grads, strict=True):
+        arrive(output, grad)
+    order = _in_order(outputs)
+    while order:
+        tensor = order.pop()
+        op, tensor.op = tensor.op, None
+        if op is None or id(tensor) not in pending:
+            continue
+        dy = pending.pop(id(tensor))
+        for x, dx in zip(op.inputs, op.input_grad(dy), strict=True):
+            arrive(x, dx)
+        if not op.has_weights():
+            continue
+        if put_off is None:
+            op.accumulate(dy)
+        else:
+            put_off.append((op, dy))
+    return [pending.get(id(leaf)) for leaf in leaves]
+
+
+def run_weights(work: WeightWork) -> None:
+    """Accumulate the weight gradients that a `backward` put off, in the same order, freeing as it goes."""
+    work.reverse()
+    while work:
+        op, dy = work.pop()
+        op.accumulate(dy)
+
+
+def _in_order(outputs: Iterable[Tensor]) -> list[Tensor]:
+    """The recorded tensors that `outputs` were computed from, each after its inputs."""
+    order: list[Tensor] = []
+    seen: set[int] = set()
+    stack: list[tuple[Tensor, bool]] = [(tensor, False) for tensor in outputs]
+    while stack:
+        tensor, done = stack.pop()
+        if done:
+            order.append(tensor)
+        elif id(tensor) not in seen and tensor.op is not None:
+            seen.add(id(tensor))
+            stack.append((tensor, True))
+            stack.extend((x, False) for x in tensor.op.inputs)
+    return order

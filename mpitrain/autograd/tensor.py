@@ -1,0 +1,121 @@
+"""`Tensor`, `Weight` and `Op`: a forward pass that records what a backward pass needs.
+
+Invariant: an op's input gradient and its weight gradient are two calls that share nothing but what forward saved and the
+gradient that arrived, so a schedule may run them apart (Qi et al. 2024, "Zero bubble pipeline parallelism", section 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mpitrain.arrays import Array, namespace
+from mpitrain.autograd.context import Context
+
+
+class Tensor:
+    """An array in a recorded computation.
+
+    `op` is the op that made it, or `None` for a leaf.  A leaf takes part in backward if `needs_grad` is set.
+    """
+
+    __slots__ = ("context", "data", "needs_grad", "op")
+
+    def __init__(self, data: Array, *, context: Context | None = None, needs_grad: bool = False, op: Op | None = None) -> None:
+        self.data = data
+        self.context = context or Context()
+        self.needs_grad = needs_grad
+        self.op = op
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The array's shape."""
+        return tuple(self.data.shape)
+
+    def __repr__(self) -> str:
+        made_by = f", op={type(self.op).__name__}" if self.op else ""
+        return f"Tensor(shape={self.shape}, dtype={self.data.dtype}{made_by})"
+
+
+class Weight:
+    """An array that training changes, and the gradient that a step accumulates for it.
+
+    `grad` is a kept buffer of the same shape; `fresh` says that it holds nothing of this step yet, so that the first
+    contribution is written straight into it and only the following ones are added.
+    """
+
+    data: Array
+    grad: Array | None = None
+    fresh: bool = True
+
+    def __init__(self, data: Array) -> None:
+        self.data = data
+
+    def clear_grad(self) -> None:
+        """Forget the accumulated gradient, keep its buffer."""
+        self.fresh = True
+
+    def settled_grad(self) -> Array:
+        """The gradient of the step, zeros if no op contributed to it."""
+        if self.grad is None:
+            self.grad = namespace(self.data).empty_like(self.data)
+        if self.fresh:
+            self.grad.fill(0)
+            self.fresh = False
+        return self.grad
+
+
+class Op:
+    """One differentiable operation; a subclass gives `forward`, `input_grad` and, if it takes weights, `weight_grad`.
+
+    An instance serves one call: `forward` may keep on `self` what the gradients need.  Settings are the subclass's own
+    `__init__` arguments.  No method sees a rank, a stage or a message.
+    """
+
+    inputs: tuple[Tensor, ...]
+    weights: tuple[Weight, ...]
+    context: Context
+    #: For each input, whether its gradient is wanted; an `input_grad` may return `None` where it is not.
+    wanted: tuple[bool, ...]
+
+    def forward(self, *arrays: Array) -> Array:
+        """The output array, from the arrays of the inputs and then of the weights."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward()")
+
+    def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
+        """The gradient of each input, given that of the output.  `dy` must not be written to."""
+        raise NotImplementedError(f"{type(self).__name__} must define input_grad()")
+
+    def weight_grad(self, dy: Array, *out: Array) -> None:
+        """Write the gradient of each weight into the array given for it, overwriting what it holds."""
+        raise NotImplementedError(f"{type(self).__name__} takes weights and must define weight_grad()")
+
+    def __call__(self, *inputs: Tensor, weights: Sequence[Weight] = ()) -> Tensor:
+        """Apply the op, and record it if a gradient will be wanted."""
+        context = inputs[0].context if inputs else Context()
+        self.inputs, self.weights, self.context = inputs, tuple(weights), context
+        self.wanted = tuple(x.needs_grad for x in inputs)
+        data = self.forward(*(x.data for x in inputs), *(w.data for w in weights))
+        recorded = context.record and (any(self.wanted) or self.has_weights())
+        return Tensor(data, context=context, needs_grad=recorded, op=self if recorded else None)
+
+    def has_weights(self) -> bool:
+        """Whether `accumulate` has anything to do."""
+        return bool(self.weights)
+
+    def accumulate(self, dy: Array) -> None:
+        """Add the weight gradients for `dy` to the weights' accumulated ones."""
+        if not self.weights:
+            return
+        out = [_target(w) for w in self.weights]
+        self.weight_grad(dy, *out)
+        for weight, part in zip(self.weights, out, strict=True):
+            if part is not weight.grad:
+                weight.grad += part
+            weight.fresh = False
+
+
+def _target(weight: Weight) -> Array:
+    """Where an op writes a weight's gradient: its own buffer while that holds nothing, a temporary afterwards."""
+    if weight.grad is None:
+        weight.grad = namespace(weight.data).empty_like(weight.data)
+    return weight.grad if weight.fresh else namespace(weight.data).empty_like(weight.data)

@@ -1,0 +1,54 @@
+"""`Model`: a list of layers that can be cut between any two, and the loss that follows the last one.
+
+Invariant: the model's function is its layers in order, one tensor passed on; a parameter that two layers share has one name,
+so that the pieces of a cut model can find each other's copies.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Protocol
+
+from mpitrain.arrays import Array
+from mpitrain.autograd import Tensor
+from mpitrain.nn.module import Module, set_names
+
+
+class Loss(Protocol):
+    """What training makes small: a sum over counted targets, so that means over any split of a batch come out alike."""
+
+    def __call__(self, y: Tensor, targets: Array) -> Tensor:
+        """The sum of the losses of a microbatch, a tensor of shape ()."""
+        ...
+
+    def count(self, targets: Array) -> float:
+        """How many losses that sum holds."""
+        ...
+
+
+class Sequential(Module):
+    """Layers one after the other."""
+
+    def __init__(self, layers: Sequence[Module]) -> None:
+        self.layers = list(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Each layer in turn."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Model(Sequential):
+    """A model: `layers` and a `loss`.  `settings` is what it was built from, for checkpoints and exports."""
+
+    def __init__(self, layers: Sequence[Module], loss: Loss, **settings: object) -> None:
+        super().__init__(layers)
+        self.loss = loss
+        self.settings = settings
+        set_names(self)
+
+    def cut(self, start: int, stop: int) -> Sequential:
+        """Layers `start .. stop` as a stage of its own, under their global names, sharing nothing with this model."""
+        return copy.deepcopy(Sequential(self.layers[start:stop]))

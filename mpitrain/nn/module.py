@@ -1,0 +1,80 @@
+"""`Module`: a function of one tensor with parameters, found by walking its attributes.
+
+Invariant: a module is its attributes.  There is no registry and no base-class `__init__` to call: every `Parameter`, `Module`,
+or list or tuple of modules that is an attribute is part of it, under the attribute's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from mpitrain.arrays import Arrays, namespace
+from mpitrain.autograd import Tensor
+from mpitrain.nn.parameter import Parameter
+
+
+class NotFiniteError(ArithmeticError):
+    """A number that training depends on is infinite or not a number."""
+
+
+class Module:
+    """A layer: `forward` maps a tensor to a tensor; dim 0 of both counts the samples of the microbatch."""
+
+    #: Path from the model's root, set by `Model`.
+    name: str = ""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output for `x`."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward()")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`forward`, and in a checking pass a look at whether what came out is finite where what went in was."""
+        y = self.forward(x)
+        if x.context.check and not _finite(y) and _finite(x):
+            raise NotFiniteError(f"the output of module {self.name or '(root)'} ({type(self).__name__}) is not finite")
+        return y
+
+    def children(self) -> Iterator[tuple[str, Module | Parameter]]:
+        """The direct parts, each with its name, in the order in which they were assigned."""
+        for key, value in vars(self).items():
+            if isinstance(value, (Module, Parameter)):
+                yield key, value
+            elif isinstance(value, (list, tuple)):
+                for i, item in enumerate(value):
+                    if isinstance(item, Module):
+                        yield f"{key}.{i}", item
+
+    def modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """This module and every one inside it, each with its path, from the outside in."""
+        yield prefix, self
+        for key, child in self.children():
+            if isinstance(child, Module):
+                yield from child.modules(f"{prefix}.{key}" if prefix else key)
+
+    def parameters(self) -> list[Parameter]:
+        """Every parameter once, in order, however many modules share it."""
+        found = {id(p): p for _, module in self.modules() for _, p in module.children() if isinstance(p, Parameter)}
+        return list(found.values())
+
+    def materialize(self, arrays: Arrays, dtype: np.dtype, *, seed: int = 0) -> None:
+        """Create the arrays of all parameters."""
+        for parameter in self.parameters():
+            parameter.materialize(arrays, dtype, seed)
+
+
+def set_names(root: Module) -> None:
+    """Give every module and parameter its path from `root`; a shared parameter keeps the first."""
+    named: set[int] = set()
+    for path, module in root.modules():
+        module.name = path
+        for key, child in module.children():
+            if isinstance(child, Parameter) and id(child) not in named:
+                child.name = f"{path}.{key}" if path else key
+                named.add(id(child))
+
+
+def _finite(x: Tensor) -> bool:
+    xp = namespace(x.data)
+    return x.data.dtype.kind in "iub" or bool(xp.isfinite(x.data).all())
