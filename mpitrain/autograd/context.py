@@ -25,5 +25,7 @@ class Context:
     check: bool = False
     #: Key of the run's random streams.
     seed: int = 0
+    #: What a sample counts in the step: 1 / samples in the global batch, so that sums over the step are means.
+    sample_weight: float = 1.0
     #: Global number of the sample in each row of the microbatch.
     samples: tuple[int, ...] = ()

@@ -49,6 +49,9 @@ class Model(Sequential):
         self.settings = settings
         set_names(self)
 
-    def cut(self, start: int, stop: int) -> Sequential:
-        """Layers `start .. stop` as a stage of its own, under their global names, sharing nothing with this model."""
-        return copy.deepcopy(Sequential(self.layers[start:stop]))
+    def cut(self, ranges: Sequence[tuple[int, int]]) -> list[Sequential]:
+        """Layers `start .. stop` of each range as a stage, under their global names, sharing nothing with this model.
+
+        A parameter that two of the ranges share is shared by the two stages.
+        """
+        return copy.deepcopy([Sequential(self.layers[start:stop]) for start, stop in ranges])

@@ -1,0 +1,99 @@
+"""Pipeline parallelism: which layers make a stage, and what crosses between stages.
+
+Invariant: every layer is in exactly one stage, stages are runs of neighbouring layers, and none is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+
+import numpy as np
+
+from mpitrain.arrays import FLOATS, Array, Arrays
+from mpitrain.autograd import Context, Tensor
+from mpitrain.comm.communicator import Communicator
+from mpitrain.nn import Model, Parameter, Sequential
+from mpitrain.program import Boundary
+
+
+def layer_costs(model: Model) -> list[float]:
+    """What each layer is taken to cost: its parameters, plus one so that no layer is free."""
+    return [1.0 + sum(p.size for p in layer.parameters()) for layer in model.layers]
+
+
+def partition(costs: Sequence[float], stages: int) -> list[tuple[int, int]]:
+    """Cut layers of the given `costs` into `stages` runs, (start, stop) each, such that the costliest run is as cheap as can be.
+
+    Exact, by dynamic programming over the number of runs.  `ValueError` if there are more stages than layers.
+    """
+    layers = len(costs)
+    if not 1 <= stages <= layers:
+        raise ValueError(f"{stages} stages were asked for and the model has {layers} layers; expected 1 to {layers} stages")
+    upto = [0.0, *accumulate(costs)]
+    # best[stop] = (the costliest run's cost, its cuts) for layers 0 .. stop in the number of runs reached so far
+    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
+    for run in range(1, stages + 1):
+        best = {
+            stop: min((max(best[start][0], upto[stop] - upto[start]), [*best[start][1], stop]) for start in best if start < stop)
+            for stop in range(run, layers - (stages - run) + 1)
+        }
+    cuts = best[layers][1]
+    return list(zip([0, *cuts[:-1]], cuts, strict=True))
+
+
+def cut_for(
+    model: Model, ranges: Sequence[tuple[int, int]], owner: Mapping[int, int], rank: int
+) -> dict[int, Sequential]:
+    """The stages of `rank`, by number: copies of the model's layers that share nothing with it."""
+    mine = sorted(stage for stage, found in owner.items() if found == rank)
+    return dict(zip(mine, model.cut([ranges[stage] for stage in mine]), strict=True))
+
+
+def parameters_by_stage(stages: Mapping[int, Sequential]) -> dict[int, list[Parameter]]:
+    """The parameters of each stage of a rank; one that two of them share belongs to the first."""
+    seen: set[int] = set()
+    found = {}
+    for stage, module in stages.items():
+        found[stage] = [p for p in module.parameters() if id(p) not in seen]
+        seen.update(map(id, found[stage]))
+    return found
+
+
+def agree_on_boundaries(
+    comm: Communicator, owner: Mapping[int, int], stages: Mapping[int, Sequential], sample: Array | None, arrays: Arrays
+) -> dict[int, Boundary]:
+    """For each stage that borders on one of this rank's: what enters it, learnt by passing one sample down the pipeline once.
+
+    `sample` is the input of one sample, with its sample dim, on the rank of stage 0.  Collective over `comm`.
+    """
+    found: dict[int, Boundary] = {}
+    x = sample
+    for stage in range(len(owner)):
+        if owner[stage] == comm.rank:
+            if stage > 0 and stage in found:
+                x = arrays.zeros((1, *found[stage].shape), found[stage].dtype)
+            x = stages[stage](Tensor(x, context=Context(record=False, train=False))).data
+        if stage + 1 < len(owner):
+            found |= _pass_on(comm, owner[stage], owner[stage + 1], stage + 1, x)
+    return found
+
+
+_HEADER = 10  # numbers in a header: dims, dtype, and up to 8 dims
+
+
+def _pass_on(comm: Communicator, source: int, dest: int, stage: int, x: Array | None) -> dict[int, Boundary]:
+    """Tell `dest` the shape and dtype that enter `stage`; on the two ranks, what was told."""
+    header = np.zeros(_HEADER, np.int64)
+    if comm.rank == source:
+        assert x is not None
+        header[:2] = x.ndim - 1, list(FLOATS.values()).index(x.dtype)
+        header[2 : 1 + x.ndim] = x.shape[1:]
+        if source != dest:
+            comm.isend(header, dest, stage).wait()
+    elif comm.rank == dest:
+        comm.irecv(header, source, stage).wait()
+    else:
+        return {}
+    dims, dtype, *shape = header.tolist()
+    return {stage: Boundary(shape=tuple(shape[:dims]), dtype=list(FLOATS.values())[dtype])}

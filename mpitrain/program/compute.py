@@ -1,0 +1,99 @@
+"""Compute on the stages of a rank: the actions F, B, I, W.
+
+Invariant: what an action uses was put into `Mail` by a transfer or by the neighbouring stage on the same rank, and it cannot tell
+which; a microbatch's graph lives from its F to its B or W and no longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mpitrain.arrays import Array, Arrays, to_host
+from mpitrain.autograd import Context, Tensor, WeightWork, backward, run_weights
+from mpitrain.nn import Loss, Sequential
+from mpitrain.program.action import Action
+from mpitrain.program.transfer import Mail, Slot
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Microbatch:
+    """A part of a batch.  `inputs` is there on the rank of the first stage, `targets` on that of the last (while training)."""
+
+    samples: tuple[int, ...]
+    inputs: Array | None = None
+    targets: Array | None = None
+
+
+class Compute:
+    """Forward and backward of the stages that a rank owns."""
+
+    def __init__(self, stages: Mapping[int, Sequential], loss: Loss, last_stage: int, mail: Mail, arrays: Arrays) -> None:
+        self.stages, self.loss, self.last_stage, self.mail, self.arrays = stages, loss, last_stage, mail, arrays
+        self.context = Context()
+        self.microbatches: Sequence[Microbatch] = ()
+        self.live: dict[Slot, tuple[Tensor, Tensor]] = {}
+        self.put_off: dict[Slot, WeightWork] = {}
+        self.losses: list[Array] = []
+        self.count = 0.0
+        self.outputs: dict[int, Array] = {}
+
+    def begin(self, microbatches: Sequence[Microbatch], context: Context) -> None:
+        """Start a program over `microbatches` in `context`; forget what a program before it left."""
+        self.microbatches, self.context = microbatches, context
+        for left in (self.live, self.put_off, self.losses, self.outputs, self.mail.inputs, self.mail.grads):
+            left.clear()
+        self.count = 0.0
+        for i, microbatch in enumerate(microbatches):
+            if microbatch.inputs is not None:
+                self.mail.inputs[0, i] = self.arrays.asarray(microbatch.inputs)
+
+    def forward(self, action: Action) -> None:
+        """F: run the stage; on the last one, the loss too."""
+        stage, i = slot = _slot(action)
+        microbatch = self.microbatches[i]
+        context = replace(self.context, samples=microbatch.samples)
+        x = Tensor(self.mail.inputs.pop(slot), context=context, needs_grad=context.record and stage > 0)
+        y = self.stages[stage](x)
+        if stage < self.last_stage:
+            self.mail.inputs[stage + 1, i] = y.data
+        elif microbatch.targets is None:
+            self.outputs[i] = y.data
+        else:
+            y = self.loss(y, self.arrays.asarray(microbatch.targets))
+            self.losses.append(y.data)
+            self.count += self.loss.count(microbatch.targets)
+            self.mail.grads[slot] = self.arrays.asarray(np.array(context.sample_weight, y.data.dtype))
+        if context.record:
+            self.live[slot] = x, y
+
+    def backward(self, action: Action) -> None:
+        """B: both gradients at once, each op's weight gradient right after its input gradient."""
+        self._backward(_slot(action), None)
+
+    def input_grad(self, action: Action) -> None:
+        """I: the gradient of the stage's input; the weights' is put off."""
+        slot = _slot(action)
+        self._backward(slot, self.put_off.setdefault(slot, []))
+
+    def weight_grad(self, action: Action) -> None:
+        """W: the weight gradients that I put off."""
+        run_weights(self.put_off.pop(_slot(action)))
+
+    def loss_sum(self) -> float:
+        """The sum of the losses since `begin`, in float64."""
+        return sum(float(to_host(loss)) for loss in self.losses)
+
+    def _backward(self, slot: Slot, put_off: WeightWork | None) -> None:
+        stage, i = slot
+        x, y = self.live.pop(slot)
+        (dx,) = backward([y], [self.mail.grads.pop(slot)], leaves=[x], put_off=put_off)
+        if stage > 0:
+            self.mail.grads[stage - 1, i] = self.arrays.xp.zeros_like(x.data) if dx is None else dx
+
+
+def _slot(action: Action) -> Slot:
+    assert action.microbatch is not None
+    return action.stage, action.microbatch

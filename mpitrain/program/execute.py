@@ -1,0 +1,47 @@
+"""`execute`: run a rank's actions, in order.  The one loop that every way to train goes through.
+
+Invariant: what an action does is the entry of its kind in a table, and nothing here knows any kind.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from mpitrain.program.action import Action, Kind
+
+#: What each kind of action does.
+Handlers = Mapping[Kind, Callable[[Action], None]]
+
+#: Called with a label around each action; names it if it never returns.
+Watch = Callable[[str], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """An action with the seconds at which it began and ended, on the clock of `time.perf_counter`."""
+
+    action: Action
+    begin: float
+    end: float
+
+
+def execute(actions: Sequence[Action], handlers: Handlers, watch: Watch) -> list[Measured]:
+    """Do `actions`; an exception says which one it came from."""
+    measured = []
+    for action in actions:
+        begin = time.perf_counter()
+        try:
+            with watch(str(action)):
+                handlers[action.kind](action)
+        except Exception as error:
+            error.add_note(f"in action {action}: {action.kind.value} of stage {action.stage}" + _of_microbatch(action))
+            raise
+        measured.append(Measured(action, begin, time.perf_counter()))
+    return measured
+
+
+def _of_microbatch(action: Action) -> str:
+    return "" if action.microbatch is None else f", microbatch {action.microbatch}"

@@ -1,0 +1,62 @@
+"""Lowering: passes that turn a schedule (compute only) into a program (everything that a rank does in a step).
+
+Invariant: a pass only inserts actions; those that were there keep their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from mpitrain.program.action import Action, Kind, Program, Schedule, owners, stages_of
+
+#: What has to come before and after an action of a kind when the neighbouring stage lives on another rank:
+#: kind -> (receive, offset of the stage it comes from, send, offset of the stage it goes to).
+_TRANSFERS = {
+    Kind.F: (Kind.RECV_F, -1, Kind.SEND_F, +1),
+    Kind.B: (Kind.RECV_B, +1, Kind.SEND_B, -1),
+    Kind.I: (Kind.RECV_B, +1, Kind.SEND_B, -1),
+}
+
+
+def add_transfers(schedule: Schedule) -> Program:
+    """Receive what a stage needs before it runs and send what it made right after, where the neighbour is another rank."""
+    owner = owners(schedule)
+
+    def transfers(rank: int, action: Action) -> list[Action]:
+        if action.kind not in _TRANSFERS:
+            return [action]
+        receive, before, send, after = _TRANSFERS[action.kind]
+        around = [action]
+        if owner.get(action.stage + before, rank) != rank:
+            around.insert(0, Action(receive, action.stage, action.microbatch))
+        if owner.get(action.stage + after, rank) != rank:
+            around.append(Action(send, action.stage, action.microbatch))
+        return around
+
+    return _expand(schedule, transfers)
+
+
+def add_update(program: Program, tied_stages: Collection[int] = ()) -> Program:
+    """End the step: reduce each stage's gradients, join those of shared weights, tally, update."""
+
+    def ending(actions: Sequence[Action]) -> list[Action]:
+        stages = stages_of(actions)
+        reduce = [Action(Kind.REDUCE, stage) for stage in stages]
+        tie = [Action(Kind.TIE, stage) for stage in stages if stage in tied_stages]
+        return [*reduce, *tie, Action(Kind.TALLY, stages[0]), *(Action(Kind.STEP, stage) for stage in stages)]
+
+    return [[*actions, *ending(actions)] for actions in program]
+
+
+def add_tally(program: Program) -> Program:
+    """End an evaluation: add up loss and count."""
+    return [[*actions, Action(Kind.TALLY, min(stages_of(actions), default=rank))] for rank, actions in enumerate(program)]
+
+
+def without(program: Program, kind: Kind) -> Program:
+    """The program less every action of `kind`."""
+    return [[action for action in actions if action.kind is not kind] for actions in program]
+
+
+def _expand(program: Program, pass_: Callable[[int, Action], list[Action]]) -> Program:
+    return [[new for action in actions for new in pass_(rank, action)] for rank, actions in enumerate(program)]

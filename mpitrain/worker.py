@@ -1,0 +1,215 @@
+"""`Worker`: everything that one rank of a training job holds, put together once, and the programs that it runs.
+
+Invariant: all that a step does is in the list of actions and in the table of what each kind does; this file builds the two and
+hands them to the one executor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mpitrain.arrays import Array, Arrays, float_dtype, to_host
+from mpitrain.autograd import Context
+from mpitrain.comm import Place, Watchdog
+from mpitrain.data import Dataset, Loader, Position, Sampler, share
+from mpitrain.nn import Model, NotFiniteError, Parameter
+from mpitrain.optim import Optimizer, OptimizerState
+from mpitrain.parallel import DataParallel, GradientBuffer, TiedWeights, agree_on_boundaries, holders, layer_costs, partition
+from mpitrain.program import (
+    Compute,
+    Kind,
+    Mail,
+    Measured,
+    Metrics,
+    Microbatch,
+    Program,
+    ScheduleFunction,
+    Transfers,
+    Update,
+    add_tally,
+    add_transfers,
+    add_update,
+    execute,
+    inference,
+    owners,
+    validate,
+    without,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """How a job trains: the same on every rank."""
+
+    schedule: ScheduleFunction
+    #: Microbatches that each pipeline runs in a step.
+    microbatches: int
+    #: Samples in a step, over all replicas and microbatches.
+    batch: int
+    seed: int = 0
+    dtype: str = "float32"
+    #: Largest norm of the mean gradient, or `None` for no clipping.
+    clip: float | None = None
+
+
+class Worker:
+    """One rank of a job."""
+
+    def __init__(
+        self,
+        place: Place,
+        model: Model,
+        optimizer: Optimizer,
+        data: Dataset,
+        settings: Settings,
+        arrays: Arrays,
+        watch: Watch = nullcontext,
+    ) -> None:
+        """Cut the model, create this rank's stages, agree with the neighbours.  Collective: every rank of the mesh constructs."""
+        check_batch(settings.batch, place.layout.dp, settings.microbatches)
+        self.place, self.model, self.data, self.settings, self.arrays, self.watch = place, model, data, settings, arrays, watch
+        self.sampler = Sampler(len(data), settings.seed)
+        self.position = self.sampler.start()
+        self.measured: list[Measured] = []
+        self._build_stages(optimizer)
+        self._build_handlers()
+        self.training = self._ready(add_update(add_transfers(self._schedule(settings.microbatches)), self.tied_stages))
+
+    def train_step(self) -> Metrics:
+        """One step on the next batch.  `NotFiniteError`, naming the first culprit, if loss or gradients are not finite."""
+        numbers, after = self.sampler.take(self.position, self.settings.batch)
+        first = self.sampler.count_before(self.position)
+        context = Context(seed=self.settings.seed, sample_weight=1 / self.settings.batch)
+        microbatches = self._microbatches(self.data, numbers, first)
+        try:
+            self._run(self.training, microbatches, context)
+        except NotFiniteError as error:
+            self._name_culprit(microbatches, context, error)
+        self.position = after
+        return self.update.metrics
+
+    def gradients_only(self) -> Metrics:
+        """What `train_step` does up to the update: the gradients stay in `owned`, weights and position stay as they were."""
+        position, training = self.position, self.training
+        self.training = [action for action in training if action.kind is not Kind.STEP]
+        try:
+            return self.train_step()
+        finally:
+            self.position, self.training = position, training
+
+    def evaluate(self, data: Dataset, batches: int | None = None) -> Metrics:
+        """Mean loss over the first `batches` batches of `data` (all by default), in order, each sample once."""
+        size = self.settings.batch
+        samples = len(data) if batches is None else min(len(data), size * batches)
+        loss = count = 0.0
+        for start in range(0, samples, size):
+            microbatches = self._microbatches(data, np.arange(start, min(start + size, samples)), start)
+            self._run(self._inference(len(microbatches)), microbatches, _EVALUATION)
+            loss += self.update.metrics.loss * self.update.metrics.count
+            count += self.update.metrics.count
+        return Metrics(loss=loss / count if count else math.nan, count=count)
+
+    def predict(self, inputs: np.ndarray) -> np.ndarray | None:
+        """The model's output for a batch of `inputs` (the same on every rank), on the ranks of the last stage; `None` elsewhere."""
+        microbatch = Microbatch(samples=tuple(range(len(inputs))), inputs=inputs if 0 in self.stages else None)
+        self._run(self._inference(1), [microbatch], _EVALUATION)
+        return to_host(self.compute.outputs[0]) if self.last_stage in self.stages else None
+
+    def _build_stages(self, optimizer: Optimizer) -> None:
+        """Which stages are this rank's, with their parameters, gradients and optimizer state."""
+        settings, pipeline = self.settings, self.place.pp
+        self.owner = owners(self._schedule(settings.microbatches))
+        self.last_stage = len(self.owner) - 1
+        ranges = partition(layer_costs(self.model), len(self.owner))
+        self.stages = cut_for(self.model, ranges, self.owner, pipeline.rank)
+        for stage in self.stages.values():
+            stage.materialize(self.arrays, float_dtype(settings.dtype), seed=settings.seed)
+        self.parameters = parameters_by_stage(self.stages)
+        self.buffers = {stage: GradientBuffer(found, self.arrays) for stage, found in self.parameters.items()}
+        self.states = {stage: OptimizerState(optimizer, found) for stage, found in self.parameters.items()}
+        #: For each parameter that several ranks hold, those ranks.
+        self.shared = holders(self.model, ranges, self.owner)
+        self.tied_stages = {stage for stage, rank in self.owner.items() if any(rank in ranks for ranks in self.shared.values())}
+        #: The parameters that this rank answers for: all of its own, but of a shared one only the first holder's copy.
+        self.owned = [
+            p for found in self.parameters.values() for p in found if self.shared.get(p.name, (pipeline.rank,))[0] == pipeline.rank
+        ]
+
+    def _build_handlers(self) -> None:
+        """What each kind of action does on this rank."""
+        place, arrays, mail = self.place, self.arrays, Mail()
+        sample = arrays.asarray(self.data.batch(np.zeros(1, np.int64))[0]) if 0 in self.stages else None
+        boundaries = agree_on_boundaries(place.pp, self.owner, self.stages, sample, arrays)
+        self.compute = Compute(self.stages, self.model.loss, self.last_stage, mail, arrays)
+        self.transfers = Transfers(place.pp, self.owner, boundaries, mail, arrays)
+        self.update = Update(place.comm, self.compute, self.states, dict.fromkeys(self.owned, place.dp.size), self.settings.clip)
+        self.handlers = {
+            Kind.F: self.compute.forward,
+            Kind.B: self.compute.backward,
+            Kind.I: self.compute.input_grad,
+            Kind.W: self.compute.weight_grad,
+            Kind.RECV_F: self.transfers.receive,
+            Kind.SEND_F: self.transfers.send,
+            Kind.RECV_B: self.transfers.receive,
+            Kind.SEND_B: self.transfers.send,
+            Kind.REDUCE: DataParallel(place.dp, self.buffers).reduce,
+            Kind.TIE: TiedWeights(place.pp, self.shared, self.parameters).tie,
+            Kind.TALLY: self.update.tally,
+            Kind.STEP: self.update.step,
+        }
+
+    def _schedule(self, microbatches: int) -> Schedule:
+        return self.settings.schedule(self.place.layout.pp, microbatches)
+
+    def _ready(self, program: Program, *, backward: bool = True) -> list[Action]:
+        """This rank's part of `program`, once it is proven."""
+        validate(program, backward=backward, max_tag=self.place.comm.max_tag)
+        return list(program[self.place.pp.rank])
+
+    def _inference(self, microbatches: int) -> list[Action]:
+        return self._ready(add_tally(add_transfers(inference(self.place.layout.pp, microbatches))), backward=False)
+
+    def _microbatches(self, data: Dataset, numbers: np.ndarray, first: int) -> list[Microbatch]:
+        """This replica's part of the batch of samples `numbers`, the first of which is number `first` in the global order."""
+        return [
+            self._microbatch(data, numbers[start:stop], range(first + start, first + stop))
+            for start, stop in share(len(numbers), self.place.dp.size, self.place.dp.rank, self.settings.microbatches)
+        ]
+
+    def _microbatch(self, data: Dataset, numbers: np.ndarray, samples: range) -> Microbatch:
+        reads = 0 in self.stages or self.last_stage in self.stages
+        inputs, targets = data.batch(numbers) if reads else (None, None)
+        return Microbatch(
+            samples=tuple(samples),
+            inputs=inputs if 0 in self.stages else None,
+            targets=targets if self.last_stage in self.stages else None,
+        )
+
+    def _run(self, actions: Sequence[Action], microbatches: Sequence[Microbatch], context: Context) -> None:
+        """Run a program over `microbatches`."""
+        self.arrays.activate()
+        self.compute.begin(microbatches, context)
+        self.transfers.begin(actions, [len(microbatch.samples) for microbatch in microbatches])
+        try:
+            self.measured = execute(actions, self.handlers, self.watch)
+        except NotFiniteError:
+            self.transfers.end()  # every rank is here, so what was sent will leave
+            raise
+        self.transfers.end()
+
+    def _name_culprit(self, microbatches: Sequence[Microbatch], context: Context, error: NotFiniteError) -> None:
+        """Every rank found `error` in the tally: repeat the forward pass, looking at each module's output, then at the gradients."""
+        self._run(self._inference(len(microbatches)), microbatches, replace(context, record=False, check=True))
+        for parameter in self.owned:
+            if not self.arrays.xp.isfinite(parameter.settled_grad()).all():
+                raise NotFiniteError(f"{error}: all outputs are finite, the gradient of {parameter.name} is not") from error
+        self.place.comm.barrier()  # a rank that found more is about to say it
+        raise NotFiniteError(f"{error}: all modules' outputs are finite, so the loss function made it") from error
+
+
+_EVALUATION = Context(record=False, train=False)
