@@ -1,0 +1,29 @@
+"""Clipping by the global norm of the gradient (Pascanu et al. 2013, Algorithm 1).
+
+Invariant: nothing here writes a gradient: the factor goes into the optimizer's `grad_scale`, and costs no pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mpitrain.arrays import Array, namespace, row_tiles, sum_dtype
+from mpitrain.nn import Parameter
+
+
+def squared_norms(parameters: Iterable[Parameter]) -> list[Array]:
+    """The sum of the squares of each parameter's accumulated gradient, float64 of shape (), in the gradient's memory."""
+    return [_squared_norm(p.settled_grad()) for p in parameters]
+
+
+def clip_scale(norm: float, limit: float | None) -> float:
+    """The factor that brings a gradient of this `norm` down to `limit`; 1 if it is not above, or there is no limit."""
+    return 1.0 if limit is None or norm <= limit else limit / norm
+
+
+def _squared_norm(x: Array) -> Array:
+    xp = namespace(x)
+    flat, dtype = x.reshape(-1), sum_dtype(x.dtype)
+    tiles = (flat[tile].astype(dtype, copy=False) for tile in row_tiles(flat))
+    # The tiles' sums are added in float64: one float32 sum of millions of squares would lose digits.
+    return xp.stack([xp.vdot(tile, tile) for tile in tiles]).sum(dtype="float64")

@@ -1,0 +1,140 @@
+"""Optimizers: settings, and the rule by which one weight follows its gradient.
+
+Invariant: an optimizer has no state.  What it remembers of a weight is arrays of the weight's shape, its slots, which
+`OptimizerState` keeps under the names given here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+from mpitrain.arrays import Array
+from mpitrain.kernels.adam import adam
+from mpitrain.kernels.lamb import lamb
+from mpitrain.kernels.sgd import sgd
+from mpitrain.nn import Parameter
+from mpitrain.optim.schedule import Constant, LearningRate
+
+Slots = Mapping[str, Array]
+CONSTANT = Constant()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """Settings for the parameters in whose name the regular expression `match` is found."""
+
+    match: str
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optimizer:
+    """What all optimizers have.
+
+    A step's learning rate is `lr` times `schedule`'s factor, times the `lr_scale` of the first of `groups` that matches the
+    parameter.  Weight decay is that group's, or `weight_decay` for parameters that decay (`Parameter.decays`) and 0 for others.
+    """
+
+    lr: float
+    schedule: LearningRate = CONSTANT
+    groups: tuple[Group, ...] = ()
+    weight_decay: float = 0.0
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of the arrays that `update` keeps for a weight; they are zero at the start."""
+        return ()
+
+    def update(self, weight: Array, grad: Array, slots: Slots, *, lr: float, step: int, grad_scale: float) -> None:
+        """Change `weight` and its `slots` in place by step number `step` (the first is 1) along `grad_scale * grad`."""
+        raise NotImplementedError(f"{type(self).__name__} must define update()")
+
+    def for_parameter(self, parameter: Parameter) -> Self:
+        """The optimizer as it treats `parameter`: the settings of its group are its own."""
+        group = next((g for g in self.groups if re.search(g.match, parameter.name)), Group(match=""))
+        decay = self.weight_decay if parameter.decays else 0.0
+        if group.weight_decay is not None:
+            decay = group.weight_decay
+        return replace(self, lr=self.lr * group.lr_scale, weight_decay=decay)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SGD(Optimizer):
+    """Gradient descent with momentum; weight decay is added to the gradient."""
+
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The momentum buffer, if there is momentum."""
+        return ("momentum_buffer",) if self.momentum else ()
+
+    def update(self, weight: Array, grad: Array, slots: Slots, *, lr: float, step: int, grad_scale: float) -> None:
+        """See `mpitrain.kernels.sgd`."""
+        buffer = slots.get("momentum_buffer")
+        direction = {"momentum": self.momentum, "l2": self.weight_decay}
+        sgd(weight, grad, buffer, lr=lr, grad_scale=grad_scale, nesterov=self.nesterov, **direction)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015); weight decay is added to the gradient."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The running means of the gradient and of its square."""
+        return ("exp_avg", "exp_avg_sq")
+
+    def update(self, weight: Array, grad: Array, slots: Slots, *, lr: float, step: int, grad_scale: float) -> None:
+        """See `mpitrain.kernels.adam`."""
+        m, v = slots["exp_avg"], slots["exp_avg_sq"]
+        rule = {"lr": lr, "eps": self.eps, "grad_scale": grad_scale, "l2": self.weight_decay}
+        adam(weight, grad, m, v, step=step, betas=self.betas, **rule)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdamW(Optimizer):
+    """Adam with weight decay apart from the gradient (Loshchilov and Hutter 2019)."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The running means of the gradient and of its square."""
+        return ("exp_avg", "exp_avg_sq")
+
+    def update(self, weight: Array, grad: Array, slots: Slots, *, lr: float, step: int, grad_scale: float) -> None:
+        """See `mpitrain.kernels.adam`."""
+        m, v = slots["exp_avg"], slots["exp_avg_sq"]
+        rule = {"lr": lr, "eps": self.eps, "grad_scale": grad_scale, "decay": self.weight_decay}
+        adam(weight, grad, m, v, step=step, betas=self.betas, **rule)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LAMB(Optimizer):
+    """AdamW whose step on each weight is as long as `lr` times the weight's norm (You et al. 2020)."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The running means of the gradient and of its square."""
+        return ("exp_avg", "exp_avg_sq")
+
+    def update(self, weight: Array, grad: Array, slots: Slots, *, lr: float, step: int, grad_scale: float) -> None:
+        """See `mpitrain.kernels.lamb`."""
+        m, v = slots["exp_avg"], slots["exp_avg_sq"]
+        rule = {"lr": lr, "eps": self.eps, "grad_scale": grad_scale, "decay": self.weight_decay}
+        lamb(weight, grad, m, v, step=step, betas=self.betas, **rule)

@@ -1,0 +1,59 @@
+"""`OptimizerState`: what an optimizer remembers of the parameters that a rank holds, and the step that it takes.
+
+Invariant: every array here belongs to a parameter and has its box, so that a checkpoint stores it in the parameter's global
+coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mpitrain.arrays import Array, namespace, sum_dtype
+from mpitrain.nn import Parameter, Statistic
+from mpitrain.optim.optimizer import Optimizer
+
+
+class OptimizerState:
+    """The slots of `parameters`, which have been materialized, and the number of steps taken.
+
+    Slots of 16-bit weights are float32.
+    """
+
+    def __init__(self, optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
+        self.optimizer = optimizer
+        self.step_count = 0
+        self.statistics = [p for p in parameters if isinstance(p, Statistic)]
+        self.trained = [p for p in parameters if not isinstance(p, Statistic)]
+        self._rules = [optimizer.for_parameter(p) for p in self.trained]
+        self._slots = [{name: _zeros_for(p.data) for name in optimizer.slots} for p in self.trained]
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step, before any group's scale."""
+        return self.optimizer.lr * self.optimizer.schedule(self.step_count)
+
+    def step(self, *, grad_scale: float = 1.0, rows: float = 1.0) -> None:
+        """Take one step along `grad_scale` times the accumulated gradients, and forget these.
+
+        `rows` is the number of samples whose observations the statistics have accumulated.
+        """
+        factor = self.optimizer.schedule(self.step_count)
+        self.step_count += 1
+        for p, rule, slots in zip(self.trained, self._rules, self._slots, strict=True):
+            rule.update(p.data, p.settled_grad(), slots, lr=rule.lr * factor, step=self.step_count, grad_scale=grad_scale)
+            p.clear_grad()
+        for s in self.statistics:
+            s.data += s.momentum * (s.settled_grad() / rows - s.data)
+            s.clear_grad()
+
+    def arrays(self) -> dict[str, tuple[Array, Parameter]]:
+        """Every slot array under `<slot>/<parameter's name>`, with the parameter that it belongs to."""
+        return {
+            f"{slot}/{p.name}": (array, p)
+            for p, slots in zip(self.trained, self._slots, strict=True)
+            for slot, array in slots.items()
+        }
+
+
+def _zeros_for(x: Array) -> Array:
+    return namespace(x).zeros_like(x, dtype=sum_dtype(x.dtype))
