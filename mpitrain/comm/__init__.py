@@ -1,1 +1,22 @@
-"""See the files of this folder."""
+"""Groups of ranks, and the arrays that travel between them."""
+
+from mpitrain.comm.communicator import Communicator, Reduction, Request, World
+from mpitrain.comm.failure import end_job_on_failure
+from mpitrain.comm.launch import launch
+from mpitrain.comm.local import PeerGoneError, RankDiedError, local
+from mpitrain.comm.start import world
+from mpitrain.comm.watchdog import Watchdog
+
+__all__ = [
+    "Communicator",
+    "PeerGoneError",
+    "RankDiedError",
+    "Reduction",
+    "Request",
+    "Watchdog",
+    "World",
+    "end_job_on_failure",
+    "launch",
+    "local",
+    "world",
+]

@@ -68,7 +68,8 @@ class Communicator(Protocol):
 
     def group(self, ranks: Sequence[int]) -> Communicator:
         """The communicator of `ranks` of this group, in that order.  Called by every rank of this group, each with the group
-        that it belongs to (the groups of one call are disjoint)."""
+        that it belongs to (the groups of one call are disjoint).
+        """
         ...
 
     def same_host(self) -> Communicator:

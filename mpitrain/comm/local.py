@@ -1,0 +1,321 @@
+"""`local`: a world whose ranks are threads of this process, for tests, for teaching, and to try a layout without MPI.
+
+Invariant: a program that is right here is right under MPI: messages match by (source, tag) in order, collectives are called by
+all.  Beyond that, reductions combine in rank order, so that a run repeats bit for bit, and no wait outlives the rank that it
+is for, nor the time limit.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mpitrain.arrays import Array, namespace, sum_dtype
+from mpitrain.comm.communicator import Communicator, Reduction, Request, T
+from mpitrain.comm.staging import fill, staged
+
+#: A stream of messages: (group, source in the world, destination in the world, tag); `None` is the collectives' tag.
+_Channel = tuple[str, int, int, int | None]
+
+_COMBINE = {Reduction.SUM: np.add, Reduction.MAX: np.maximum, Reduction.MIN: np.minimum}
+
+
+class RankDiedError(RuntimeError):
+    """The rank was killed, by `LocalWorld.kill` or by `deaths`."""
+
+
+class PeerGoneError(RuntimeError):
+    """A rank that this one waits for died, failed or returned; `peer` is its number in the world."""
+
+    def __init__(self, message: str, peer: int) -> None:
+        super().__init__(message)
+        self.peer = peer
+
+
+def local(size: int, *, latency: float = 0.0, limit_s: float = 60.0, deaths: Mapping[int, int] | None = None) -> LocalWorld:
+    """A world of `size` ranks in this process.
+
+    A message is visible to its receiver `latency` seconds after it was sent.  A wait longer than `limit_s` raises
+    `TimeoutError`.  `deaths` maps a rank to the number of sends, receives and collectives that it starts before it dies.
+    """
+    if size < 1:
+        raise ValueError(f"a local world of {size} ranks; expected at least 1")
+    return LocalWorld(_Post(size=size, latency=latency, limit_s=limit_s, deaths=dict(deaths or {})))
+
+
+class LocalWorld:
+    """See `local`.  The communicators are the same ones in every `run`."""
+
+    def __init__(self, post: _Post) -> None:
+        self.size = post.size
+        self._post = post
+        self._members = [LocalCommunicator(post, "world", range(post.size), rank) for rank in range(post.size)]
+
+    def kill(self, rank: int) -> None:
+        """Let `rank` die at its next operation, or in the one that it is blocked in."""
+        with self._post.changed:
+            self._post.deaths[rank] = 0
+            self._post.changed.notify_all()
+
+    def run(self, function: Callable[[Communicator], T]) -> list[T]:
+        """Call `function` for every rank, each in a thread of its own, and return the results in rank order.
+
+        The first failure of a rank that is not merely the loss of a peer is raised, with a note that names the rank.  After a
+        failure the world has ended, as a job would.
+        """
+        if self._post.failures:
+            raise RuntimeError(f"rank {self._post.failures[0][0]} of this local world has failed; make a new world")
+        self._post.gone.clear()
+        results: dict[int, T] = {}
+
+        def main(comm: LocalCommunicator) -> None:
+            try:
+                results[comm.rank] = function(comm)
+                self._post.leave(comm.rank, "has returned")
+            except BaseException as error:
+                self._post.fail(comm.rank, error)
+
+        threads = [
+            threading.Thread(target=contextvars.copy_context().run, args=(main, comm), name=f"rank {comm.rank}", daemon=True)
+            for comm in self._members
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException as interrupt:  # Ctrl-C reaches the main thread only: let the ranks end too
+            for comm in self._members:
+                self._post.fail(comm.rank, interrupt)
+            raise
+        failures = self._post.failures
+        if failures:
+            rank, first = next((f for f in failures if not isinstance(f[1], PeerGoneError)), failures[0])
+            first.add_note(f"on rank {rank} of {self.size}")
+            raise first
+        return [results[rank] for rank in range(self.size)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Message:
+    array: np.ndarray
+    #: Which operation sent it: "send", or the collective's name.
+    kind: str
+    visible_at: float
+
+
+@dataclass(kw_only=True, slots=True)
+class _Post:
+    """The messages under way between the ranks of one world, and who is still there; one lock guards it all."""
+
+    size: int
+    latency: float
+    limit_s: float
+    deaths: dict[int, int]
+    gone: dict[int, str] = field(default_factory=dict)
+    failures: list[tuple[int, BaseException]] = field(default_factory=list)
+    started: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
+    sent: defaultdict[_Channel, int] = field(default_factory=lambda: defaultdict(int))
+    asked: defaultdict[_Channel, int] = field(default_factory=lambda: defaultdict(int))
+    mail: dict[tuple[_Channel, int], _Message] = field(default_factory=dict)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def leave(self, rank: int, why: str) -> None:
+        with self.changed:
+            self.gone[rank] = why
+            self.changed.notify_all()
+
+    def fail(self, rank: int, error: BaseException) -> None:
+        with self.changed:
+            self.failures.append((rank, error))
+        self.leave(rank, "has died" if isinstance(error, RankDiedError) else f"has failed with {type(error).__name__}: {error}")
+
+    def start_operation(self, rank: int) -> None:
+        with self.changed:
+            self._die_if_due(rank)
+            self.started[rank] += 1
+
+    def put(self, channel: _Channel, array: np.ndarray, kind: str) -> None:
+        with self.changed:
+            number = self.sent[channel]
+            self.sent[channel] += 1
+            self.mail[channel, number] = _Message(array=array, kind=kind, visible_at=time.monotonic() + self.latency)
+            self.changed.notify_all()
+
+    def ask(self, channel: _Channel) -> int:
+        """The number of the next message of `channel` to be received: receives match sends in the order of their start."""
+        with self.changed:
+            number = self.asked[channel]
+            self.asked[channel] += 1
+            return number
+
+    def arrived(self, channel: _Channel, number: int) -> bool:
+        """Whether the message is there; raises if its receiver is dead or it can never come."""
+        _, source, rank, _ = channel
+        self._die_if_due(rank)
+        message = self.mail.get((channel, number))
+        if message is None and source in self.gone:
+            raise PeerGoneError(f"{_waiting(channel)}, but rank {source} {self.gone[source]}", source)
+        return message is not None and message.visible_at <= time.monotonic()
+
+    def take(self, channel: _Channel, number: int) -> _Message:
+        """Wait for the message and remove it."""
+        deadline = time.monotonic() + self.limit_s
+        with self.changed:
+            while not self.arrived(channel, number):
+                now = time.monotonic()
+                if now > deadline:
+                    raise TimeoutError(f"{_waiting(channel)} for more than {self.limit_s:g} s")
+                message = self.mail.get((channel, number))
+                self.changed.wait(min(deadline, message.visible_at if message else deadline) - now + 1e-4)
+            return self.mail.pop((channel, number))
+
+    def _die_if_due(self, rank: int) -> None:
+        if self.started[rank] >= self.deaths.get(rank, self.started[rank] + 1):
+            raise RankDiedError(f"rank {rank} died after {self.started[rank]} operations, as it was told to")
+
+
+def _waiting(channel: _Channel) -> str:
+    group, source, rank, tag = channel
+    return f"rank {rank} waits in group {group} for {'a collective' if tag is None else f'tag {tag}'} from rank {source}"
+
+
+class _Sent:
+    """A send under way: the message was copied, so there is nothing to wait for."""
+
+    def done(self) -> bool:
+        return True
+
+    def wait(self) -> None:
+        return
+
+
+class _Receive:
+    """A receive under way."""
+
+    def __init__(self, post: _Post, channel: _Channel, x: Array) -> None:
+        self._post, self._channel, self._x = post, channel, x
+        self._number = post.ask(channel)
+        self._complete = False
+
+    def done(self) -> bool:
+        if not self._complete:
+            with self._post.changed:
+                arrived = self._post.arrived(self._channel, self._number)
+            if arrived:
+                self.wait()
+        return self._complete
+
+    def wait(self) -> None:
+        if self._complete:
+            return
+        _check_and_fill(self._x, self._post.take(self._channel, self._number).array, self._channel)
+        self._complete = True
+
+
+def _check_and_fill(x: Array, sent: np.ndarray, channel: _Channel) -> None:
+    if x.shape != sent.shape or x.dtype != sent.dtype:
+        _, source, rank, tag = channel
+        raise ValueError(
+            f"rank {rank} receives {x.dtype} {tuple(x.shape)} where rank {source} sent {sent.dtype} {sent.shape} "
+            f"({'in a collective' if tag is None else f'tag {tag}'}); both ends must name the same shape and dtype"
+        )
+    fill(x, sent)
+
+
+class LocalCommunicator:
+    """A `Communicator` whose peers are threads; `members` are the group's ranks by their numbers in the world."""
+
+    max_tag = 2**31 - 1
+
+    def __init__(self, post: _Post, name: str, members: Sequence[int], rank: int) -> None:
+        self.rank = rank
+        self.size = len(members)
+        self._post, self._name, self._members = post, name, tuple(members)
+        self._splits = 0
+
+    def isend(self, x: Array, dest: int, tag: int) -> Request:
+        """As `Communicator.isend`; the message is copied at once, so the request is done."""
+        self._post.start_operation(self._members[self.rank])
+        self._post.put(self._channel(self.rank, dest, tag), staged(x).copy(), "send")
+        return _Sent()
+
+    def irecv(self, x: Array, source: int, tag: int) -> Request:
+        """As `Communicator.irecv`."""
+        self._post.start_operation(self._members[self.rank])
+        return _Receive(self._post, self._channel(source, self.rank, tag), x)
+
+    def allreduce(self, x: Array, op: Reduction = Reduction.SUM) -> None:
+        """As `Communicator.allreduce`, in rank order."""
+        parts = self._exchange(staged(x), f"allreduce({op.value})")
+        total = parts[0].astype(sum_dtype(x.dtype))
+        for part in parts[1:]:
+            _COMBINE[op](total, part.astype(total.dtype, copy=False), out=total)
+        fill(x, total.astype(x.dtype, copy=False))
+
+    def broadcast(self, x: Array, root: int) -> None:
+        """As `Communicator.broadcast`."""
+        kind = f"broadcast({root})"
+        self._post.start_operation(self._members[self.rank])
+        if self.rank == root:
+            message = staged(x).copy()
+            for peer in range(self.size):
+                self._post.put(self._channel(root, peer, None), message, kind)
+        _check_and_fill(x, self._collect(root, kind), self._channel(root, self.rank, None))
+
+    def allgather(self, x: Array) -> Array:
+        """As `Communicator.allgather`."""
+        parts = self._exchange(staged(x), "allgather")
+        out = namespace(x).empty((self.size, *x.shape), x.dtype)
+        fill(out, np.stack(parts))
+        return out
+
+    def barrier(self) -> None:
+        """As `Communicator.barrier`."""
+        self._exchange(np.empty(0), "barrier")
+
+    def group(self, ranks: Sequence[int]) -> LocalCommunicator:
+        """As `Communicator.group`."""
+        assert self.rank in ranks, f"rank {self.rank} is not in the group {list(ranks)} that it asks for"
+        self._splits += 1
+        members = [self._members[rank] for rank in ranks]
+        return LocalCommunicator(self._post, f"{self._name}.{self._splits}{members}", members, list(ranks).index(self.rank))
+
+    def same_host(self) -> LocalCommunicator:
+        """As `Communicator.same_host`: everyone."""
+        return self.group(range(self.size))
+
+    def _channel(self, source: int, dest: int, tag: int | None) -> _Channel:
+        assert tag is None or 0 <= tag <= self.max_tag, f"tag {tag} is not in 0..{self.max_tag}"
+        return self._name, self._members[source], self._members[dest], tag
+
+    def _exchange(self, x: np.ndarray, kind: str) -> list[np.ndarray]:
+        """The `x` of every rank, none of which may be written to; raises where they differ in shape, dtype or operation."""
+        self._post.start_operation(self._members[self.rank])
+        message = x.copy()
+        for peer in range(self.size):
+            self._post.put(self._channel(self.rank, peer, None), message, kind)
+        parts = [self._collect(peer, kind) for peer in range(self.size)]
+        for peer, part in enumerate(parts):
+            if part.shape != x.shape or part.dtype != x.dtype:
+                raise ValueError(
+                    f"{kind} of {x.dtype} {x.shape} on rank {self.rank} and of {part.dtype} {part.shape} on rank {peer} "
+                    f"of group {self._name}; every rank must hand over the same shape and dtype"
+                )
+        return parts
+
+    def _collect(self, source: int, kind: str) -> np.ndarray:
+        channel = self._channel(source, self.rank, None)
+        message = self._post.take(channel, self._post.ask(channel))
+        if message.kind != kind:
+            raise ValueError(
+                f"rank {self.rank} of group {self._name} came to {kind} and rank {source} to {message.kind}; "
+                "every rank must call the same collectives in the same order"
+            )
+        return message.array

@@ -1,0 +1,185 @@
+"""`MpiCommunicator`: a group of ranks of an MPI job.  Importing this file initialises MPI; `start.world` does so when asked.
+
+Invariant: every message is bytes and every reduction a type that MPI knows, so no dtype and no count (MPI libraries before
+MPI 4 stop at 2^31 - 1) is special to the rest of the package; device memory is handed to MPI only where the library said that
+it reads it, and only when the stream that fills it is done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+from mpi4py import MPI
+
+from mpitrain.arrays import Array, namespace, sum_dtype
+from mpitrain.comm.communicator import Reduction, Request
+from mpitrain.comm.staging import fill, landing, staged
+
+_OPS = {Reduction.SUM: MPI.SUM, Reduction.MAX: MPI.MAX, Reduction.MIN: MPI.MIN}
+
+
+def reads_device_memory() -> bool:
+    """Whether the MPI library says that it was built to read and write CUDA memory."""
+    library = ctypes.CDLL(MPI.__file__)  # finds the symbols of the libmpi that it is bound to
+    if hasattr(library, "MPIX_Query_cuda_support"):  # Open MPI, MPICH
+        return bool(library.MPIX_Query_cuda_support())
+    if hasattr(library, "MPIX_GPU_query_support"):  # MPICH and its kin: MPIX_GPU_SUPPORT_CUDA is 0
+        answer = ctypes.c_int(0)
+        return library.MPIX_GPU_query_support(0, ctypes.byref(answer)) == 0 and bool(answer.value)
+    return False
+
+
+class MpiCommunicator:
+    """A `Communicator` over an intracommunicator of mpi4py.
+
+    `device_aware` says that MPI reads device memory.  `chunk` is the largest count handed to MPI in one call.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, *, device_aware: bool, chunk: int = 1 << 30) -> None:
+        self.rank = comm.rank
+        self.size = comm.size
+        self.max_tag: int = MPI.COMM_WORLD.Get_attr(MPI.TAG_UB)  # type: ignore[assignment]  # an int for this key
+        self._comm, self._device_aware, self._chunk = comm, device_aware, chunk
+
+    def isend(self, x: Array, dest: int, tag: int) -> Request:
+        """As `Communicator.isend`."""
+        source = self._readable(x)
+        return _Sent(self._comm.Isend(self._message(source), dest, tag), source)
+
+    def irecv(self, x: Array, source: int, tag: int) -> Request:
+        """As `Communicator.irecv`.  `wait` raises `ValueError` if fewer bytes came; a message that is too long ends the job."""
+        target = self._writable(x)
+        return _Receive(self._comm.Irecv(self._message(target), source, tag), x, target)
+
+    def allreduce(self, x: Array, op: Reduction = Reduction.SUM) -> None:
+        """As `Communicator.allreduce`, a chunk at a time."""
+        host = self._readable(x)
+        flat = host.reshape(-1)
+        chunk = self._chunk if sum_dtype(x.dtype) == x.dtype else min(self._chunk, 1 << 24)  # bounds the float32 copy
+        for start in range(0, flat.size, chunk):
+            part = flat[start : start + chunk]
+            total = part.astype(sum_dtype(x.dtype), copy=False)
+            self._comm.Allreduce(MPI.IN_PLACE, total, _OPS[op])
+            if total is not part:
+                part[...] = total.astype(part.dtype, copy=False)
+        self._arrived(x, host)
+
+    def broadcast(self, x: Array, root: int) -> None:
+        """As `Communicator.broadcast`, a chunk at a time."""
+        host = self._readable(x) if self.rank == root else self._writable(x)
+        flat = _bytes(host)
+        for start in range(0, flat.size, self._chunk):
+            self._comm.Bcast([flat[start : start + self._chunk], MPI.BYTE], root)
+        if self.rank != root:
+            self._arrived(x, host)
+
+    def allgather(self, x: Array) -> Array:
+        """As `Communicator.allgather`, a chunk at a time."""
+        out = namespace(x).empty((self.size, *x.shape), x.dtype)
+        host, target = self._readable(x), self._writable(out)
+        mine, everyone = _bytes(host), _bytes(target).reshape(self.size, -1)
+        if mine.size <= self._chunk:
+            self._comm.Allgather([mine, MPI.BYTE], [everyone, MPI.BYTE])
+        else:
+            for start in range(0, mine.size, self._chunk):
+                part = mine[start : start + self._chunk]
+                parts = namespace(everyone).empty((self.size, part.size), np.uint8)
+                self._comm.Allgather([part, MPI.BYTE], [parts, MPI.BYTE])
+                everyone[:, start : start + part.size] = parts
+        self._arrived(out, target)
+        return out
+
+    def barrier(self) -> None:
+        """As `Communicator.barrier`."""
+        self._comm.Barrier()
+
+    def group(self, ranks: Sequence[int]) -> MpiCommunicator:
+        """As `Communicator.group`; only the members of one group wait for each other."""
+        assert self.rank in ranks, f"rank {self.rank} is not in the group {list(ranks)} that it asks for"
+        members = self._comm.Get_group().Incl(list(ranks))
+        return self._of(self._comm.Create_group(members))
+
+    def same_host(self) -> MpiCommunicator:
+        """As `Communicator.same_host`."""
+        return self._of(self._comm.Split_type(MPI.COMM_TYPE_SHARED, key=self.rank))
+
+    def _of(self, comm: MPI.Comm) -> MpiCommunicator:
+        assert isinstance(comm, MPI.Intracomm)
+        return MpiCommunicator(comm, device_aware=self._device_aware, chunk=self._chunk)
+
+    def _readable(self, x: Array) -> Array:
+        """`x`, or a copy of it that MPI can read, with everything in it that its stream was asked for."""
+        if not self._device_aware or isinstance(x, np.ndarray):
+            return staged(x)
+        namespace(x).cuda.get_current_stream().synchronize()
+        return x
+
+    def _writable(self, x: Array) -> Array:
+        """`x`, or memory in its stead that MPI can write."""
+        if not self._device_aware or isinstance(x, np.ndarray):
+            return landing(x)
+        namespace(x).cuda.get_current_stream().synchronize()  # earlier readers of x must be done before it is overwritten
+        return x
+
+    def _arrived(self, x: Array, target: Array) -> None:
+        if target is not x:
+            fill(x, target)
+
+    def _message(self, x: Array) -> tuple[Array, int, MPI.Datatype]:
+        """The bytes of `x`, as one element of a derived type where they are more than one call may count."""
+        flat = _bytes(x)
+        if flat.size <= self._chunk:
+            return flat, flat.size, MPI.BYTE
+        starts = range(0, flat.size, self._chunk)
+        lengths = [min(self._chunk, flat.size - start) for start in starts]
+        return flat, 1, MPI.BYTE.Create_hindexed(lengths, list(starts)).Commit()
+
+
+def _bytes(x: Array) -> Array:
+    """The memory of the contiguous `x` as uint8 of shape (x.nbytes,)."""
+    return x.reshape(-1).view(np.uint8)
+
+
+class _Sent:
+    """A send under way; it keeps the memory that MPI reads."""
+
+    def __init__(self, request: MPI.Request, source: Array) -> None:
+        self._request, self._source = request, source
+
+    def done(self) -> bool:
+        return self._request.Test()
+
+    def wait(self) -> None:
+        self._request.Wait()
+
+
+class _Receive:
+    """A receive under way; `target` is `x` or the host memory in its stead."""
+
+    def __init__(self, request: MPI.Request, x: Array, target: Array) -> None:
+        self._request, self._x, self._target = request, x, target
+        self._status = MPI.Status()
+        self._complete = False
+
+    def done(self) -> bool:
+        if not self._complete and self._request.Test(self._status):
+            self._finish()
+        return self._complete
+
+    def wait(self) -> None:
+        if not self._complete:
+            self._request.Wait(self._status)
+            self._finish()
+
+    def _finish(self) -> None:
+        came = self._status.Get_elements(MPI.BYTE)
+        if came != self._x.nbytes:
+            raise ValueError(
+                f"{came} bytes came from rank {self._status.source} with tag {self._status.tag} where {self._x.nbytes} were "
+                f"expected ({self._x.dtype} {tuple(self._x.shape)}); both ends must name the same shape and dtype"
+            )
+        if self._target is not self._x:
+            fill(self._x, self._target)
+        self._complete = True
