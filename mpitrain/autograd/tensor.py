@@ -31,6 +31,49 @@ class Tensor:
         """The array's shape."""
         return tuple(self.data.shape)
 
+    #: NumPy scalars and arrays leave the operators below to this class.
+    __array_ufunc__ = None
+
+    def __add__(self, other: Tensor | float) -> Tensor:
+        from mpitrain.autograd.ops.basic import add  # the ops are built on this file
+
+        return add(self, _as_tensor(other, self))
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Tensor | float) -> Tensor:
+        from mpitrain.autograd.ops.basic import subtract
+
+        return subtract(self, _as_tensor(other, self))
+
+    def __rsub__(self, other: float) -> Tensor:
+        return -self + other
+
+    def __mul__(self, other: Tensor | float) -> Tensor:
+        from mpitrain.autograd.ops.basic import multiply
+
+        return multiply(self, _as_tensor(other, self))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Tensor | float) -> Tensor:
+        from mpitrain.autograd.ops.basic import divide
+
+        return divide(self, _as_tensor(other, self))
+
+    def __rtruediv__(self, other: float) -> Tensor:
+        return _as_tensor(other, self) / self
+
+    def __matmul__(self, other: Tensor) -> Tensor:
+        from mpitrain.autograd.ops.basic import matmul
+
+        return matmul(self, other)
+
+    def __neg__(self) -> Tensor:
+        from mpitrain.autograd.ops.basic import negative
+
+        return negative(self)
+
     def __repr__(self) -> str:
         made_by = f", op={type(self.op).__name__}" if self.op else ""
         return f"Tensor(shape={self.shape}, dtype={self.data.dtype}{made_by})"
@@ -112,6 +155,11 @@ class Op:
             if part is not weight.grad:
                 weight.grad += part
             weight.fresh = False
+
+
+def _as_tensor(x: Tensor | float, like: Tensor) -> Tensor:
+    """A number as a constant of `like`'s dtype and context."""
+    return x if isinstance(x, Tensor) else Tensor(namespace(like.data).asarray(x, like.data.dtype), context=like.context)
 
 
 def _target(weight: Weight) -> Array:

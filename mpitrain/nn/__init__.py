@@ -1,7 +1,36 @@
 """Modules, parameters, layers, losses."""
 
+from mpitrain.nn.activation import GELU, ReLU, SiLU, SwiGLU
+from mpitrain.nn.attention import Attention
+from mpitrain.nn.dropout import Dropout
+from mpitrain.nn.embedding import Embedding
+from mpitrain.nn.init import Box
+from mpitrain.nn.linear import Linear
+from mpitrain.nn.loss import CrossEntropy, MeanSquaredError
 from mpitrain.nn.model import Loss, Model, Sequential
 from mpitrain.nn.module import Module, NotFiniteError
-from mpitrain.nn.parameter import Box, Parameter, Statistic
+from mpitrain.nn.norm import LayerNorm, RMSNorm
+from mpitrain.nn.parameter import Parameter, Statistic
 
-__all__ = ["Box", "Loss", "Model", "Module", "NotFiniteError", "Parameter", "Sequential", "Statistic"]
+__all__ = [
+    "GELU",
+    "Attention",
+    "Box",
+    "CrossEntropy",
+    "Dropout",
+    "Embedding",
+    "LayerNorm",
+    "Linear",
+    "Loss",
+    "MeanSquaredError",
+    "Model",
+    "Module",
+    "NotFiniteError",
+    "Parameter",
+    "RMSNorm",
+    "ReLU",
+    "Sequential",
+    "SiLU",
+    "Statistic",
+    "SwiGLU",
+]

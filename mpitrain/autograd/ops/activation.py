@@ -1,0 +1,59 @@
+"""Element-wise activations: forward keeps the slope, backward multiplies by it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from mpitrain.arrays import Array
+from mpitrain.autograd.tensor import Op, Tensor
+from mpitrain.kernels import activation as kernels
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0)."""
+    return _Activation(kernels.relu)(x)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x times the logistic function of x."""
+    return _Activation(kernels.silu)(x)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by the tanh approximation, as in GPT-2."""
+    return _Activation(kernels.gelu_tanh)(x)
+
+
+def gelu_erf(x: Tensor) -> Tensor:
+    """GELU by the error function."""
+    return _Activation(kernels.gelu_erf)(x)
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """silu(gate) * up for x = [gate | up] of shape (..., 2m)."""
+    return _SwiGLU()(x)
+
+
+class _Kernel(Protocol):
+    def __call__(self, x: Array, *, slope: bool = ...) -> tuple[Array, Array | None]: ...
+
+
+class _Activation(Op):
+    def __init__(self, kernel: _Kernel) -> None:
+        self.kernel = kernel
+
+    def forward(self, x: Array) -> Array:
+        y, self.slope = self.kernel(x, slope=self.context.record and self.wanted[0])
+        return y
+
+    def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
+        return (dy * self.slope,)
+
+
+class _SwiGLU(Op):
+    def forward(self, x: Array) -> Array:
+        y, self.slope = kernels.swiglu(x, slope=self.context.record and self.wanted[0])
+        return y
+
+    def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
+        return (kernels.swiglu_grad(dy, self.slope),)

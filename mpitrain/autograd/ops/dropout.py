@@ -1,0 +1,42 @@
+"""Dropout whose mask is a function of (seed, layer, global sample number, element), so that no layout changes it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mpitrain.arrays import Array, Stream, namespace
+from mpitrain.autograd.tensor import Op, Tensor
+
+
+def dropout(x: Tensor, rate: float, *, name: str) -> Tensor:
+    """x with each element zeroed with probability `rate` and the others scaled by 1 / (1 - rate) (Srivastava et al. 2014).
+
+    Element j (row-major) of sample s is drawn from word s * (elements a sample) + j of the stream (context.seed, name), where s
+    comes from `context.samples`.  Outside training, or at rate 0, x itself.
+    """
+    if not x.context.train or rate == 0.0:
+        return x
+    return _Dropout(rate, name)(x)
+
+
+class _Dropout(Op):
+    def __init__(self, rate: float, name: str) -> None:
+        self.rate, self.name = rate, name
+
+    def forward(self, x: Array) -> Array:
+        xp, samples = namespace(x), self.context.samples
+        if len(samples) != len(x):
+            raise ValueError(
+                f"dropout {self.name!r} sees {len(x)} rows and context.samples has {len(samples)} numbers; expected one a row: "
+                "pass Tensor(x, context=Context(samples=...)), the rows' numbers in the order of all training samples"
+            )
+        stream, count = Stream(self.context.seed, f"{self.name}/dropout"), math.prod(x.shape[1:])
+        kept = np.stack([stream.uniform(s * count, count) >= self.rate for s in samples]).reshape(x.shape)
+        self.scale = xp.asarray(kept, x.dtype)
+        self.scale *= 1.0 / (1.0 - self.rate)
+        return x * self.scale
+
+    def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
+        return (dy * self.scale,)

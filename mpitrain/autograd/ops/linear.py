@@ -1,0 +1,26 @@
+"""The linear map with a weight of shape (outputs, inputs) and, if given, a bias."""
+
+from __future__ import annotations
+
+from mpitrain.arrays import Array
+from mpitrain.autograd.tensor import Op, Tensor, Weight
+from mpitrain.kernels import linear as kernels
+
+
+def linear(x: Tensor, weight: Weight, bias: Weight | None = None) -> Tensor:
+    """x Wᵀ + b, for x of shape (..., inputs)."""
+    return _Linear()(x, weights=(weight,) if bias is None else (weight, bias))
+
+
+class _Linear(Op):
+    def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
+        self.x, self.weight = x, weight
+        return kernels.linear(x, weight, bias)
+
+    def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
+        return (kernels.linear_input_grad(dy, self.weight) if self.wanted[0] else None,)
+
+    def weight_grad(self, dy: Array, *out: Array) -> None:
+        kernels.linear_weight_grad(dy, self.x, out[0])
+        if len(out) > 1:
+            kernels.linear_bias_grad(dy, out[1])

@@ -1,0 +1,50 @@
+"""Layer norm and RMS norm over the last dim."""
+
+from __future__ import annotations
+
+from mpitrain.arrays import Array
+from mpitrain.autograd.tensor import Op, Tensor, Weight
+from mpitrain.kernels import linear, norm
+
+
+def layer_norm(x: Tensor, weight: Weight, bias: Weight, *, eps: float) -> Tensor:
+    """Rows of mean 0 and variance 1, scaled and shifted (Ba et al. 2016)."""
+    return _LayerNorm(eps)(x, weights=(weight, bias))
+
+
+def rms_norm(x: Tensor, weight: Weight, *, eps: float) -> Tensor:
+    """Rows of mean square 1, scaled (Zhang and Sennrich 2019)."""
+    return _RMSNorm(eps)(x, weights=(weight,))
+
+
+class _LayerNorm(Op):
+    def __init__(self, eps: float) -> None:
+        self.eps = eps
+
+    def forward(self, x: Array, weight: Array, bias: Array) -> Array:
+        y, self.x_hat, self.inverse = norm.layer_norm(x, weight, bias, self.eps)
+        self.weight = weight
+        return y
+
+    def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
+        return (norm.layer_norm_grad(dy, self.x_hat, self.inverse, self.weight),)
+
+    def weight_grad(self, dy: Array, *out: Array) -> None:
+        norm.scale_grad(dy, self.x_hat, out[0])
+        linear.linear_bias_grad(dy, out[1])
+
+
+class _RMSNorm(Op):
+    def __init__(self, eps: float) -> None:
+        self.eps = eps
+
+    def forward(self, x: Array, weight: Array) -> Array:
+        y, self.x_hat, self.inverse = norm.rms_norm(x, weight, self.eps)
+        self.weight = weight
+        return y
+
+    def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
+        return (norm.rms_norm_grad(dy, self.x_hat, self.inverse, self.weight),)
+
+    def weight_grad(self, dy: Array, *out: Array) -> None:
+        norm.scale_grad(dy, self.x_hat, out[0])

@@ -1,0 +1,26 @@
+"""Rows of a table, and the sum of gradients back into them.
+
+Invariant: the sum over equal indices runs in a fixed order (sorted, stable), so two runs agree bit for bit.
+"""
+
+from __future__ import annotations
+
+from mpitrain.arrays import Array, namespace
+
+
+def embedding(table: Array, ids: Array) -> Array:
+    """table[ids]: shape (*ids.shape, d) for a table of shape (v, d)."""
+    return namespace(table).take(table, ids, axis=0)
+
+
+def embedding_grad(dy: Array, ids: Array, out: Array) -> None:
+    """Write the table's gradient into `out`: row v is the sum of dy over the places where ids is v."""
+    xp = namespace(dy)
+    flat = ids.reshape(-1)
+    out.fill(0)
+    if flat.size == 0:
+        return
+    order = xp.argsort(flat, kind="stable")
+    ordered = flat[order]
+    first = xp.concatenate((xp.zeros(1, order.dtype), xp.flatnonzero(ordered[1:] != ordered[:-1]) + 1))
+    out[ordered[first]] = xp.add.reduceat(dy.reshape(-1, dy.shape[-1])[order], first, axis=0)

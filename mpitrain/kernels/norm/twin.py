@@ -1,0 +1,84 @@
+"""Layer norm and RMS norm over the last dim, with their gradients.
+
+Legend: n rows, d the normalised dim.  Invariant: forward hands back x̂ (normalised, before scale and shift) and 1/sigma for
+each row, and these and the weight are all that the gradients need.
+"""
+
+from __future__ import annotations
+
+from mpitrain.arrays import Array, namespace, row_tiles
+
+
+def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Array, Array]:
+    """y = x̂ weight + bias with x̂ = (x - mean) / sqrt(variance + eps) (Ba et al. 2016, section 3).
+
+    Returns y and x̂ of the shape of x, and 1/sigma of shape (n, 1).
+    """
+    return _normalise(x, weight, bias, eps)
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> tuple[Array, Array, Array]:
+    """y = x̂ weight with x̂ = x / sqrt(mean(x²) + eps) (Zhang and Sennrich 2019, section 4); returns as `layer_norm`."""
+    return _normalise(x, weight, None, eps)
+
+
+def layer_norm_grad(dy: Array, x_hat: Array, inverse: Array, weight: Array) -> Array:
+    """dx = (g - mean(g) - x̂ mean(g x̂)) / sigma with g = dy weight."""
+    return _normalise_grad(dy, x_hat, inverse, weight, centred=True)
+
+
+def rms_norm_grad(dy: Array, x_hat: Array, inverse: Array, weight: Array) -> Array:
+    """dx = (g - x̂ mean(g x̂)) / sigma with g = dy weight."""
+    return _normalise_grad(dy, x_hat, inverse, weight, centred=False)
+
+
+def scale_grad(dy: Array, x_hat: Array, out: Array) -> None:
+    """Write the gradient of the weight, the sum over rows of dy x̂, into `out`."""
+    xp, d = namespace(dy), dy.shape[-1]
+    dy_nd, x_nd = dy.reshape(-1, d), x_hat.reshape(-1, d)
+    out.fill(0)
+    for rows in row_tiles(dy_nd):
+        out += xp.sum(dy_nd[rows] * x_nd[rows], axis=0)
+
+
+def _normalise(x: Array, weight: Array, bias: Array | None, eps: float) -> tuple[Array, Array, Array]:
+    xp, d = namespace(x), x.shape[-1]
+    x_nd = x.reshape(-1, d)
+    y, x_hat = xp.empty(x_nd.shape, x.dtype), xp.empty(x_nd.shape, x.dtype)
+    inverse = xp.empty((len(x_nd), 1), x.dtype)
+    for rows in row_tiles(x_nd):
+        tile, x_rows, y_rows = x_nd[rows], x_hat[rows], y[rows]
+        if bias is None:
+            centred = tile
+        else:
+            mean = tile.sum(axis=1, keepdims=True)
+            mean /= d
+            centred = xp.subtract(tile, mean, out=x_rows)
+        squares = xp.einsum("nd,nd->n", centred, centred)[:, None]
+        squares /= d
+        squares += eps
+        xp.sqrt(squares, out=squares)
+        xp.divide(1.0, squares, out=inverse[rows])
+        xp.multiply(centred, inverse[rows], out=x_rows)
+        xp.multiply(x_rows, weight, out=y_rows)
+        if bias is not None:
+            y_rows += bias
+    return y.reshape(x.shape), x_hat.reshape(x.shape), inverse
+
+
+def _normalise_grad(dy: Array, x_hat: Array, inverse: Array, weight: Array, *, centred: bool) -> Array:
+    xp, d = namespace(dy), dy.shape[-1]
+    dy_nd, x_nd = dy.reshape(-1, d), x_hat.reshape(-1, d)
+    dx = xp.empty(dy_nd.shape, dy.dtype)
+    for rows in row_tiles(dy_nd):
+        g, x_rows = dx[rows], x_nd[rows]
+        xp.multiply(dy_nd[rows], weight, out=g)
+        along = xp.einsum("nd,nd->n", g, x_rows)[:, None]
+        along /= d
+        if centred:
+            mean = g.sum(axis=1, keepdims=True)
+            mean /= d
+            g -= mean
+        g -= x_rows * along
+        g *= inverse[rows]
+    return dx.reshape(dy.shape)

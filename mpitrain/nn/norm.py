@@ -1,0 +1,34 @@
+"""Layer norm and RMS norm."""
+
+from __future__ import annotations
+
+from mpitrain.autograd import Tensor
+from mpitrain.autograd.ops import layer_norm, rms_norm
+from mpitrain.nn.init import ONES, ZEROS
+from mpitrain.nn.module import Module
+from mpitrain.nn.parameter import Parameter
+
+
+class LayerNorm(Module):
+    """Mean 0 and variance 1 over the last dim, then scale and shift (Ba et al. 2016)."""
+
+    def __init__(self, width: int, *, eps: float = 1e-5) -> None:
+        self.weight = Parameter((width,), ONES)
+        self.bias = Parameter((width,), ZEROS)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to the same shape."""
+        return layer_norm(x, self.weight, self.bias, eps=self.eps)
+
+
+class RMSNorm(Module):
+    """Mean square 1 over the last dim, then scale (Zhang and Sennrich 2019)."""
+
+    def __init__(self, width: int, *, eps: float = 1e-5) -> None:
+        self.weight = Parameter((width,), ONES)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to the same shape."""
+        return rms_norm(x, self.weight, eps=self.eps)
