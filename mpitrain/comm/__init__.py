@@ -3,13 +3,18 @@
 from mpitrain.comm.communicator import Communicator, Reduction, Request, World
 from mpitrain.comm.failure import end_job_on_failure
 from mpitrain.comm.launch import launch
+from mpitrain.comm.layout import Layout
 from mpitrain.comm.local import PeerGoneError, RankDiedError, local
+from mpitrain.comm.mesh import Mesh, Place
 from mpitrain.comm.start import world
 from mpitrain.comm.watchdog import Watchdog
 
 __all__ = [
     "Communicator",
+    "Layout",
+    "Mesh",
     "PeerGoneError",
+    "Place",
     "RankDiedError",
     "Reduction",
     "Request",
