@@ -1,0 +1,117 @@
+"""`save`: every rank writes its part of a checkpoint, and it appears only once all of it is on disk.
+
+Invariant: `step-N` exists whole or not at all.  It is written as `step-N.partial`, flushed, and renamed by rank 0 after every
+rank has said that its file is there; if one cannot write, all raise the same error and the partial folder goes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from mpitrain.arrays import Array, to_host
+from mpitrain.checkpoint.agree import first_failure, gather_text
+from mpitrain.checkpoint.manifest import Manifest, Part, StoredFile, StoredTensor, merged
+from mpitrain.comm import Communicator
+from mpitrain.nn import Box
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """An array to store: the part `box` of the tensor `name`, whose global shape is `shape`."""
+
+    name: str
+    array: Array
+    shape: tuple[int, ...]
+    box: Box
+
+
+def save(folder: Path, step: int, comm: Communicator, entries: Sequence[Entry], meta: dict[str, Any]) -> Path:
+    """Write the checkpoint `folder/step-<step>` and return its path.  Collective.
+
+    `entries` are the parts that this rank alone writes: those of all ranks together are every tensor, once.  `meta` (JSON
+    values; rank 0's counts) is kept in the manifest.  A checkpoint of the same step is replaced.  `OSError` on every rank,
+    naming the first that failed, if one could not write.
+    """
+    final = folder / f"step-{step:08d}"
+    partial = final.with_name(f"{final.name}.partial")
+    lead = comm.rank == 0
+    file = f"rank-{comm.rank:05d}.safetensors"
+
+    def attempt(action: Callable[[], Any], *, here: bool = True) -> Any:
+        """Do it where `here` is true; every rank learns whether it worked."""
+        failure, result = None, None
+        try:
+            result = action() if here else None
+        except (OSError, SafetensorError) as error:
+            failure = f"{type(error).__name__}: {error}"
+        if (first := first_failure(comm, failure)) is not None:
+            if lead:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise OSError(
+                f"could not write the checkpoint {final}: {first}. Make room, or choose a folder that every rank can write; nothing was kept"
+            )
+        return result
+
+    attempt(lambda: _make_empty(partial), here=lead)
+    part: Manifest = attempt(lambda: _write_part(partial, file, step, entries))
+    parts = [Manifest.model_validate_json(text) for text in gather_text(comm, part.model_dump_json())]
+    manifest = merged(step, meta, parts)
+    attempt(lambda: _publish(manifest, partial, final), here=lead)
+    return final
+
+
+def _make_empty(folder: Path) -> None:
+    if folder.exists():  # what a job left behind that ended while it wrote
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+
+
+def _write_part(folder: Path, file: str, step: int, entries: Sequence[Entry]) -> Manifest:
+    """Write this rank's file to the disk; the manifest of it alone."""
+    arrays = {entry.name: np.asarray(to_host(entry.array), order="C") for entry in entries}
+    assert len(arrays) == len(entries), "a rank writes one part of a tensor"
+    save_file(arrays, folder / file)
+    _flush(folder / file)
+    with (folder / file).open("rb") as stored:
+        digest = hashlib.file_digest(stored, "sha256").hexdigest()
+    tensors = {
+        entry.name: StoredTensor(
+            shape=entry.shape, dtype=arrays[entry.name].dtype.name, parts=(Part(file=file, box=entry.box),)
+        )
+        for entry in entries
+    }
+    files = {file: StoredFile(size=(folder / file).stat().st_size, sha256=digest)}
+    return Manifest(step=step, meta={}, tensors=tensors, files=files)
+
+
+def _publish(manifest: Manifest, partial: Path, final: Path) -> None:
+    """Write the manifest and give the folder its name, with every step on disk before the next."""
+    manifest.write(partial)
+    for path in (*partial.glob("manifest.*"), partial):
+        _flush(path)
+    replaced = final.with_name(f"{final.name}.replaced.partial")
+    if final.exists():
+        final.rename(replaced)
+    partial.rename(final)
+    _flush(final.parent)
+    if replaced.exists():
+        shutil.rmtree(replaced)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
