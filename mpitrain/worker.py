@@ -13,14 +13,25 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mpitrain.arrays import Array, Arrays, float_dtype, to_host
+from mpitrain.arrays import Arrays, float_dtype, to_host
 from mpitrain.autograd import Context
-from mpitrain.comm import Place, Watchdog
-from mpitrain.data import Dataset, Loader, Position, Sampler, share
-from mpitrain.nn import Model, NotFiniteError, Parameter
+from mpitrain.comm import Place
+from mpitrain.data import Dataset, Loader, Sampler, check_batch, share
+from mpitrain.nn import Model, NotFiniteError, Parameter, Sequential
 from mpitrain.optim import Optimizer, OptimizerState
-from mpitrain.parallel import DataParallel, GradientBuffer, TiedWeights, agree_on_boundaries, holders, layer_costs, partition
+from mpitrain.parallel import (
+    DataParallel,
+    GradientBuffer,
+    TiedWeights,
+    agree_on_boundaries,
+    cut_for,
+    holders,
+    layer_costs,
+    parameters_by_stage,
+    partition,
+)
 from mpitrain.program import (
+    Action,
     Compute,
     Kind,
     Mail,
@@ -28,9 +39,11 @@ from mpitrain.program import (
     Metrics,
     Microbatch,
     Program,
+    Schedule,
     ScheduleFunction,
     Transfers,
     Update,
+    Watch,
     add_tally,
     add_transfers,
     add_update,
@@ -38,7 +51,6 @@ from mpitrain.program import (
     inference,
     owners,
     validate,
-    without,
 )
 
 
@@ -68,24 +80,38 @@ class Worker:
         data: Dataset,
         settings: Settings,
         arrays: Arrays,
-        watch: Watch = nullcontext,
     ) -> None:
         """Cut the model, create this rank's stages, agree with the neighbours.  Collective: every rank of the mesh constructs."""
         check_batch(settings.batch, place.layout.dp, settings.microbatches)
-        self.place, self.model, self.data, self.settings, self.arrays, self.watch = place, model, data, settings, arrays, watch
+        self.place, self.model, self.data, self.settings, self.arrays = place, model, data, settings, arrays
+        self.optimizer, self.dtype = optimizer, float_dtype(settings.dtype)
         self.sampler = Sampler(len(data), settings.seed)
         self.position = self.sampler.start()
+        self.loader = Loader(data)
+        #: Called around each action, to name one that never returns.
+        self.watch: Watch = nullcontext
         self.measured: list[Measured] = []
-        self._build_stages(optimizer)
+        self._build_stages()
         self._build_handlers()
         self.training = self._ready(add_update(add_transfers(self._schedule(settings.microbatches)), self.tied_stages))
 
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return next(iter(self.states.values())).step_count
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        return next(iter(self.states.values())).lr
+
     def train_step(self) -> Metrics:
         """One step on the next batch.  `NotFiniteError`, naming the first culprit, if loss or gradients are not finite."""
-        numbers, after = self.sampler.take(self.position, self.settings.batch)
-        first = self.sampler.count_before(self.position)
-        context = Context(seed=self.settings.seed, sample_weight=1 / self.settings.batch)
-        microbatches = self._microbatches(self.data, numbers, first)
+        batch = self.settings.batch
+        numbers, after = self.sampler.take(self.position, batch)
+        following, _ = self.sampler.take(after, batch)
+        microbatches = self._microbatches(self.loader, numbers, self.sampler.count_before(self.position), following)
+        context = Context(seed=self.settings.seed, sample_weight=1 / batch)
         try:
             self._run(self.training, microbatches, context)
         except NotFiniteError as error:
@@ -107,11 +133,14 @@ class Worker:
         size = self.settings.batch
         samples = len(data) if batches is None else min(len(data), size * batches)
         loss = count = 0.0
+        loader = Loader(data)
         for start in range(0, samples, size):
-            microbatches = self._microbatches(data, np.arange(start, min(start + size, samples)), start)
+            numbers, following = (np.arange(begin, min(begin + size, samples)) for begin in (start, start + size))
+            microbatches = self._microbatches(loader, numbers, start, following)
             self._run(self._inference(len(microbatches)), microbatches, _EVALUATION)
             loss += self.update.metrics.loss * self.update.metrics.count
             count += self.update.metrics.count
+        loader.close()
         return Metrics(loss=loss / count if count else math.nan, count=count)
 
     def predict(self, inputs: np.ndarray) -> np.ndarray | None:
@@ -120,25 +149,23 @@ class Worker:
         self._run(self._inference(1), [microbatch], _EVALUATION)
         return to_host(self.compute.outputs[0]) if self.last_stage in self.stages else None
 
-    def _build_stages(self, optimizer: Optimizer) -> None:
+    def _build_stages(self) -> None:
         """Which stages are this rank's, with their parameters, gradients and optimizer state."""
         settings, pipeline = self.settings, self.place.pp
         self.owner = owners(self._schedule(settings.microbatches))
         self.last_stage = len(self.owner) - 1
-        ranges = partition(layer_costs(self.model), len(self.owner))
+        self.ranges = ranges = partition(layer_costs(self.model), len(self.owner))
         self.stages = cut_for(self.model, ranges, self.owner, pipeline.rank)
         for stage in self.stages.values():
-            stage.materialize(self.arrays, float_dtype(settings.dtype), seed=settings.seed)
+            stage.materialize(self.arrays, self.dtype, seed=settings.seed)
         self.parameters = parameters_by_stage(self.stages)
         self.buffers = {stage: GradientBuffer(found, self.arrays) for stage, found in self.parameters.items()}
-        self.states = {stage: OptimizerState(optimizer, found) for stage, found in self.parameters.items()}
+        self.states = {stage: OptimizerState(self.optimizer, found) for stage, found in self.parameters.items()}
         #: For each parameter that several ranks hold, those ranks.
         self.shared = holders(self.model, ranges, self.owner)
         self.tied_stages = {stage for stage, rank in self.owner.items() if any(rank in ranks for ranks in self.shared.values())}
         #: The parameters that this rank answers for: all of its own, but of a shared one only the first holder's copy.
-        self.owned = [
-            p for found in self.parameters.values() for p in found if self.shared.get(p.name, (pipeline.rank,))[0] == pipeline.rank
-        ]
+        self.owned = [p for found in self.parameters.values() for p in found if self._first_holder(p.name, pipeline.rank)]
 
     def _build_handlers(self) -> None:
         """What each kind of action does on this rank."""
@@ -163,6 +190,14 @@ class Worker:
             Kind.STEP: self.update.step,
         }
 
+    def owned_by(self, rank: int) -> list[Parameter]:
+        """The model's own descriptions of the parameters that `rank` of this pipeline answers for, in the order of `owned`."""
+        mine = [self.model.layers[slice(*self.ranges[stage])] for stage, owner in sorted(self.owner.items()) if owner == rank]
+        return [p for p in Sequential(sum(mine, [])).parameters() if self._first_holder(p.name, rank)]
+
+    def _first_holder(self, name: str, rank: int) -> bool:
+        return self.shared.get(name, (rank,))[0] == rank
+
     def _schedule(self, microbatches: int) -> Schedule:
         return self.settings.schedule(self.place.layout.pp, microbatches)
 
@@ -174,21 +209,23 @@ class Worker:
     def _inference(self, microbatches: int) -> list[Action]:
         return self._ready(add_tally(add_transfers(inference(self.place.layout.pp, microbatches))), backward=False)
 
-    def _microbatches(self, data: Dataset, numbers: np.ndarray, first: int) -> list[Microbatch]:
-        """This replica's part of the batch of samples `numbers`, the first of which is number `first` in the global order."""
-        return [
-            self._microbatch(data, numbers[start:stop], range(first + start, first + stop))
-            for start, stop in share(len(numbers), self.place.dp.size, self.place.dp.rank, self.settings.microbatches)
-        ]
+    def _microbatches(self, loader: Loader, numbers: np.ndarray, first: int, following: np.ndarray) -> list[Microbatch]:
+        """This replica's part of the batch of samples `numbers`, the first of which is number `first` in the global order.
 
-    def _microbatch(self, data: Dataset, numbers: np.ndarray, samples: range) -> Microbatch:
-        reads = 0 in self.stages or self.last_stage in self.stages
-        inputs, targets = data.batch(numbers) if reads else (None, None)
-        return Microbatch(
-            samples=tuple(samples),
-            inputs=inputs if 0 in self.stages else None,
-            targets=targets if self.last_stage in self.stages else None,
+        The batch `following` is read ahead.
+        """
+        runs, later = (
+            share(len(batch), self.place.dp.size, self.place.dp.rank, self.settings.microbatches) for batch in (numbers, following)
         )
+        samples = [tuple(range(first + start, first + stop)) for start, stop in runs]
+        starts, ends = 0 in self.stages, self.last_stage in self.stages
+        if not (starts or ends):
+            return [Microbatch(samples=found) for found in samples]
+        loaded = loader.load([numbers[a:b] for a, b in runs], [following[a:b] for a, b in later])
+        return [
+            Microbatch(samples=found, inputs=inputs if starts else None, targets=targets if ends else None)
+            for found, (inputs, targets) in zip(samples, loaded, strict=True)
+        ]
 
     def _run(self, actions: Sequence[Action], microbatches: Sequence[Microbatch], context: Context) -> None:
         """Run a program over `microbatches`."""

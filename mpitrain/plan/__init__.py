@@ -1,1 +1,5 @@
-"""See the files of this folder."""
+"""What a job will take, computed beforehand."""
+
+from mpitrain.plan.layout import Plan, RankPlan, plan
+
+__all__ = ["Plan", "RankPlan", "plan"]

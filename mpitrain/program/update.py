@@ -66,7 +66,7 @@ class Update:
 
     def step(self, action: Action) -> None:
         """STEP: update the stage's weights with the mean gradient, clipped."""
-        self.states[action.stage].step(self.grad_scale)
+        self.states[action.stage].step(grad_scale=self.grad_scale, rows=1 / self.compute.context.sample_weight)
 
 
 def _square(parameter: Parameter) -> float:

@@ -1,0 +1,97 @@
+"""`self_check`: one batch under the job's layout against the same batch on one rank.
+
+Invariant: both sides start from the same weights and see the same samples in the same microbatches; the one rank runs the same
+worker with a layout of one, so that what differs is the layout alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mpitrain.arrays import Array, to_host
+from mpitrain.comm import Layout, Mesh, local
+from mpitrain.nn import Parameter
+from mpitrain.worker import Worker
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """What the check found: relative differences |a - b| / |b| of the loss, and of the gradient of the worst parameter."""
+
+    loss: float
+    gradient: float
+    parameter: str
+    tolerance: float
+
+    @property
+    def equal(self) -> bool:
+        """Whether both are within rounding of the dtype."""
+        return max(self.loss, self.gradient) <= self.tolerance
+
+
+#: Rounding that a different order of summation may leave.
+_TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+
+
+def self_check(worker: Worker) -> Difference | None:
+    """Compare on rank 0 of the job; `None` on the other ranks.  Collective."""
+    weights = gather(worker, lambda p: p.data)
+    metrics = worker.gradients_only()
+    gradients = gather(worker, lambda p: p.settled_grad())
+    clear_gradients(worker)
+    if worker.place.comm.rank > 0:
+        return None
+    settings = replace(worker.settings, microbatches=worker.settings.microbatches * worker.place.dp.size)
+    mesh = Mesh(local(1), Layout())
+
+    def alone(comm: object) -> tuple[float, dict[str, np.ndarray]]:
+        one = Worker(mesh.place(comm), worker.model, worker.optimizer, worker.data, settings, worker.arrays)
+        for parameter in one.owned:
+            parameter.data[...] = one.arrays.asarray(weights[parameter.name])
+        one.position = worker.position
+        loss = one.gradients_only().loss
+        return loss, {p.name: to_host(p.settled_grad()) for p in one.owned}
+
+    ((loss, expected),) = mesh.world.run(alone)
+    differences = {name: _relative(gradients[name], grad) for name, grad in expected.items()}
+    worst = max(differences, key=lambda name: differences[name])
+    return Difference(
+        loss=_relative(metrics.loss, loss),
+        gradient=differences[worst],
+        parameter=worst,
+        tolerance=_TOLERANCE[settings.dtype],
+    )
+
+
+def gather(worker: Worker, of: Callable[[Parameter], Array]) -> dict[str, np.ndarray]:
+    """`of` each parameter of the model, by name, on rank 0 of the job; empty on the other ranks.  Collective."""
+    place = worker.place
+    if place.dp.rank > 0:
+        return {}
+    if place.pp.rank > 0:
+        for parameter in worker.owned:
+            place.pp.isend(worker.arrays.xp.ascontiguousarray(of(parameter)), 0, 0).wait()
+        return {}
+    found = {p.name: to_host(of(p)).copy() for p in worker.owned}
+    for rank in range(1, place.pp.size):
+        for parameter in worker.owned_by(rank):
+            found[parameter.name] = np.empty(parameter.shape, worker.dtype)
+            place.pp.irecv(found[parameter.name], rank, 0).wait()
+    return found
+
+
+def clear_gradients(worker: Worker) -> None:
+    """Forget what a pass without an update accumulated."""
+    for parameters in worker.parameters.values():
+        for parameter in parameters:
+            parameter.clear_grad()
+
+
+def _relative(a: Array | float, b: Array | float) -> float:
+    """|a - b| / |b| in float64, the difference itself where b is zero."""
+    a64, b64 = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    norm = float(np.linalg.norm(b64))
+    return float(np.linalg.norm(a64 - b64)) / (norm or 1.0)

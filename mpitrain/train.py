@@ -1,0 +1,186 @@
+"""`Trainer`: a training job as a person scripts it.
+
+Invariant: it decides when (a step, a validation, a checkpoint, a line of progress) and nothing of how; all that happens on a rank
+is its `Worker`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from mpitrain import generate, selfcheck, snapshot
+from mpitrain.arrays import choose, keep_freed_pages
+from mpitrain.checkpoint import is_checkpoint, newest, prune
+from mpitrain.comm import Communicator, Mesh, Watchdog
+from mpitrain.data import Dataset, TokenDataset, check_vocab
+from mpitrain.nn import Model
+from mpitrain.observe import Progress, StepReport
+from mpitrain.optim import Optimizer
+from mpitrain.program import Metrics, schedule_named
+from mpitrain.selfcheck import Difference
+from mpitrain.worker import Settings, Worker
+
+T = TypeVar("T")
+
+
+class Trainer:
+    """Trains `model` on `data` over the ranks of `mesh`.
+
+    `batch` samples a step (by default one for each microbatch) are dealt to dp replicas, each running `microbatches` of them
+    through its pipeline by `schedule` (`"gpipe"` or `"1f1b"`).  `clip` bounds the norm of the mean gradient.  `arrays` is `"numpy"`,
+    `"cupy"` or `None` for CuPy where it finds a GPU.  An action that takes longer than `timeout_s` ends the job and says who waits
+    for what.  Every rank constructs it with the same arguments and calls the same methods.  `ValueError`, before any training,
+    where the arguments do not fit together.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        optimizer: Optimizer,
+        data: Dataset,
+        *,
+        mesh: Mesh,
+        schedule: str = "1f1b",
+        microbatches: int = 1,
+        batch: int | None = None,
+        validation: Dataset | None = None,
+        seed: int = 0,
+        dtype: str = "float32",
+        clip: float | None = None,
+        arrays: str | None = None,
+        timeout_s: float = 600.0,
+    ) -> None:
+        settings = Settings(
+            schedule=schedule_named(schedule),
+            microbatches=microbatches,
+            batch=mesh.layout.dp * microbatches if batch is None else batch,
+            seed=seed,
+            dtype=dtype,
+            clip=clip,
+        )
+        vocab = model.settings.get("vocab")
+        for tokens in (data, validation):
+            if isinstance(tokens, TokenDataset) and isinstance(vocab, int):
+                check_vocab(tokens, vocab)
+        keep_freed_pages()
+        self.model, self.mesh, self.validation = model, mesh, validation
+        def worker(comm: Communicator) -> Worker:
+            host = comm.same_host()
+            library = choose(arrays, local_rank=host.rank, local_size=host.size)
+            return Worker(mesh.place(comm), model, optimizer, data, settings, library)
+
+        self.timeout_s = timeout_s
+        #: What each rank of this process holds, by rank: one under MPI, all of them in a local world.
+        self.workers = {w.place.comm.rank: w for w in mesh.world.run(worker)}
+
+    @property
+    def step(self) -> int:
+        """Steps that the job has done."""
+        return next(iter(self.workers.values())).step
+
+    def fit(
+        self,
+        steps: int,
+        *,
+        report: Callable[[StepReport], None] | None = None,
+        validate_every: int | None = None,
+        validation_batches: int | None = None,
+        folder: str | Path | None = None,
+        save_every: int | None = None,
+        keep: int = 2,
+    ) -> list[Metrics]:
+        """Train `steps` further steps; their metrics, the same on every rank.
+
+        `report` is called on rank 0 after each step, by default to print progress.  The validation loss, over the first
+        `validation_batches` batches, is taken every `validate_every` steps and after the last.  With a `folder`, a checkpoint is
+        written there every `save_every` steps and after the last, and the newest `keep` are kept.
+        """
+
+        def due(every: int | None, worker: Worker, last: int) -> bool:
+            return worker.step == last or (every is not None and worker.step % every == 0)
+
+        def run(worker: Worker) -> list[Metrics]:
+            last = worker.step + steps
+            history: list[Metrics] = []
+            progress = Progress() if report is None and worker.place.comm.rank == 0 else None
+            tell = progress.step if progress else report
+            begin = time.perf_counter()
+            while worker.step < last:
+                before = time.perf_counter()
+                metrics = worker.train_step()
+                seconds = time.perf_counter() - before
+                history.append(metrics)
+                validation = None
+                if self.validation is not None and due(validate_every, worker, last):
+                    validation = worker.evaluate(self.validation, validation_batches).loss
+                if folder is not None and due(save_every, worker, last):
+                    self._save(worker, Path(folder), keep)
+                if tell is not None and worker.place.comm.rank == 0:
+                    each = (time.perf_counter() - begin) / len(history)
+                    tell(
+                        StepReport(
+                            step=worker.step,
+                            steps=last,
+                            loss=metrics.loss,
+                            validation_loss=validation,
+                            grad_norm=metrics.grad_norm,
+                            learning_rate=worker.learning_rate,
+                            targets_per_s=metrics.count / seconds,
+                            memory_bytes=worker.arrays.memory_bytes(),
+                            seconds_left=each * (last - worker.step),
+                        )
+                    )
+            if progress:
+                progress.close()
+            return history
+
+        return self._each(run)[0]
+
+    def evaluate(self, data: Dataset | None = None, batches: int | None = None) -> Metrics:
+        """Mean loss over the first `batches` batches of `data`, by default of all the validation data."""
+        dataset = self.validation if data is None else data
+        if dataset is None:
+            raise ValueError("there is no data to evaluate on; pass a dataset, or give the Trainer one as `validation`")
+        return self._each(lambda worker: worker.evaluate(dataset, batches))[0]
+
+    def generate(self, prompt: Sequence[int], tokens: int, *, temperature: float = 1.0, seed: int = 0) -> list[int]:
+        """`prompt` and `tokens` more of a language model; see `mpitrain.generate`."""
+        return self._each(lambda worker: generate.generate(worker, prompt, tokens, temperature=temperature, seed=seed))[0]
+
+    def self_check(self) -> Difference | None:
+        """How far this layout's next step is from one rank's, on rank 0; see `mpitrain.selfcheck`."""
+        return self._each(selfcheck.self_check)[0]
+
+    def save(self, folder: str | Path, *, keep: int = 2) -> Path:
+        """Write a checkpoint `folder/step-N` and keep the newest `keep`; the path of the new one."""
+        return self._each(lambda worker: self._save(worker, Path(folder), keep))[0]
+
+    def resume(self, path: str | Path) -> Path | None:
+        """Go on from the checkpoint at `path`, or from the newest whole one in the folder `path`; which one, if there was any."""
+        found = Path(path) if is_checkpoint(Path(path)) else newest(Path(path))
+        if found is not None:
+            self._each(lambda worker: snapshot.restore(worker, found))
+        return found
+
+    def _save(self, worker: Worker, folder: Path, keep: int) -> Path:
+        written = snapshot.write(worker, folder)
+        if worker.place.comm.rank == 0:
+            prune(folder, keep)
+        return written
+
+    def _each(self, function: Callable[[Worker], T]) -> list[T]:
+        """`function` of every worker of this process, its actions watched."""
+
+        def run(comm: Communicator) -> T:
+            worker = self.workers[comm.rank]
+            watchdog = Watchdog(self.timeout_s, rank=comm.rank)
+            worker.watch = watchdog.waiting
+            try:
+                return function(worker)
+            finally:
+                watchdog.close()
+
+        return self.mesh.world.run(run)
