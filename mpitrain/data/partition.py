@@ -1,0 +1,32 @@
+"""How a batch is dealt to replicas and their microbatches.
+
+Invariant: the parts are contiguous, in order, cover the batch, and differ in size by at most one; no divisibility is asked for.
+The parts follow from dp x microbatches alone, however that is factored.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+
+def split(count: int, parts: int) -> list[tuple[int, int]]:
+    """range(count) in `parts` runs (start, stop), the longer ones first."""
+    size, longer = divmod(count, parts)
+    starts = [part * size + min(part, longer) for part in range(parts + 1)]
+    return list(pairwise(starts))
+
+
+def share(count: int, dp: int, dp_rank: int, microbatches: int) -> list[tuple[int, int]]:
+    """The microbatches (start, stop) of replica `dp_rank` of `dp` in a batch of `count` samples, without empty ones."""
+    first = dp_rank * microbatches
+    runs = split(count, dp * microbatches)[first : first + microbatches]
+    return [(start, stop) for start, stop in runs if start < stop]
+
+
+def check_batch(batch: int, dp: int, microbatches: int) -> None:
+    """`ValueError` if a batch of training has not a sample for each microbatch of each replica."""
+    if microbatches < 1 or batch < dp * microbatches:
+        raise ValueError(
+            f"the batch has {batch} samples for dp={dp} x microbatches={microbatches}; expected at least one a microbatch: "
+            f"a batch of {max(1, dp * microbatches)} or more, or fewer microbatches"
+        )
