@@ -58,7 +58,8 @@ def save(folder: Path, step: int, comm: Communicator, entries: Sequence[Entry], 
             if lead:
                 shutil.rmtree(partial, ignore_errors=True)
             raise OSError(
-                f"could not write the checkpoint {final}: {first}. Make room, or choose a folder that every rank can write; nothing was kept"
+                f"could not write the checkpoint {final}: {first}. Nothing was kept; "
+                "make room, or choose a folder that every rank can write"
             )
         return result
 

@@ -1,0 +1,81 @@
+"""What a person sees while a job trains: a line now and then, or a bar where the stream is a terminal.
+
+Invariant: it is told everything and measures nothing, so it belongs to one rank and no other waits for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from typing import TextIO
+
+from tqdm import tqdm
+
+from mpitrain.observe.report import StepReport
+
+
+class Progress:
+    """Shows reports on `stream`, standard output by default.
+
+    Where that is no terminal, a line is written every `every` steps (by default about twenty in all), for each validation and
+    for the last step.  `unit` says what a target is.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, every: int | None = None, unit: str = "tokens") -> None:
+        self.stream = stream or sys.stdout
+        self.every = every
+        self.unit = unit
+        self._bar: tqdm | None = None
+        self._begun = False
+        self._validation = "-"
+
+    def step(self, report: StepReport) -> None:
+        """Show that a step is done."""
+        if self.stream.isatty():
+            self._move_bar(report)
+        elif self._is_due(report):
+            self._write_line(report)
+        self._begun = True
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _is_due(self, report: StepReport) -> bool:
+        every = self.every or max(1, report.steps // 20)
+        milestone = report.validation_loss is not None or report.step == report.steps
+        return milestone or not self._begun or report.step % every == 0
+
+    def _write_line(self, report: StepReport) -> None:
+        cells = _cells(report, self.unit)
+        if not self._begun:
+            print(*(name.rjust(_WIDTH) for name in cells), file=self.stream)
+        print(*(value.rjust(_WIDTH) for value in cells.values()), file=self.stream, flush=True)
+
+    def _move_bar(self, report: StepReport) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=report.steps, initial=report.step - 1, file=self.stream, unit="step", dynamic_ncols=True)
+        cells = _cells(report, self.unit)
+        if report.validation_loss is not None:
+            self._validation = cells["val loss"]
+        shown = {name: value for name, value in cells.items() if name not in ("step", "left")} | {"val loss": self._validation}
+        self._bar.set_postfix_str(", ".join(f"{name} {value}" for name, value in shown.items()), refresh=False)
+        self._bar.update()
+
+
+_WIDTH = 10
+
+
+def _cells(report: StepReport, unit: str) -> dict[str, str]:
+    """The columns of a report, each with its name."""
+    return {
+        "step": f"{report.step}/{report.steps}",
+        "loss": f"{report.loss:.4f}",
+        "val loss": "-" if report.validation_loss is None else f"{report.validation_loss:.4f}",
+        "grad norm": f"{report.grad_norm:.3g}",
+        "lr": f"{report.learning_rate:.2e}",
+        f"{unit}/s": f"{report.targets_per_s:,.0f}",
+        "memory": f"{report.memory_bytes / 2**20:,.0f} MiB",
+        "left": str(timedelta(seconds=round(report.seconds_left))),
+    }
