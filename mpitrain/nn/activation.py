@@ -15,7 +15,7 @@ class ReLU(Module):
 
 
 class SiLU(Module):
-    """x times the logistic function of x (Elfwing et al. 2018)."""
+    """The product of x and its logistic function (Elfwing et al. 2018)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Element by element."""
@@ -23,7 +23,7 @@ class SiLU(Module):
 
 
 class GELU(Module):
-    """x times the normal distribution's Φ(x) (Hendrycks and Gimpel 2016); `tanh` asks for their approximation, GPT-2's."""
+    """x Φ(x), with the normal distribution's Φ (Hendrycks and Gimpel 2016); `tanh` asks for their approximation, GPT-2's."""
 
     def __init__(self, *, tanh: bool = False) -> None:
         self.tanh = tanh

@@ -15,7 +15,7 @@ def relu(x: Tensor) -> Tensor:
 
 
 def silu(x: Tensor) -> Tensor:
-    """x times the logistic function of x."""
+    """The product of x and its logistic function."""
     return _Activation(kernels.silu)(x)
 
 

@@ -45,9 +45,7 @@ class _Attention(Op):
         d_qk, dv = d_qkv[:, :, :turned], d_qkv[:, :, turned:]
         d_turned = d_qk if self.rope is None else xp.empty(d_qk.shape, dy.dtype)
         grads = self._grouped(d_turned[:, :, :heads]), self._grouped(d_turned[:, :, heads:]), self._grouped(dv)
-        kernels.attention_grad(
-            self._grouped(dy.reshape(self.y.shape)), self._grouped(self.y), self.p, *self.qkv, *grads
-        )
+        kernels.attention_grad(self._grouped(dy.reshape(self.y.shape)), self._grouped(self.y), self.p, *self.qkv, *grads)
         if self.rope is not None:
             rotate(d_turned, *self.rope, out=d_qk, inverse=True)
         return (d_qkv.reshape(b, t, -1),)

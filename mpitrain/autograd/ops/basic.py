@@ -15,22 +15,22 @@ from mpitrain.autograd.tensor import Op, Tensor, Weight
 
 
 def add(x: Tensor, y: Tensor) -> Tensor:
-    """x + y."""
+    """The sum x + y."""
     return _Add()(x, y)
 
 
 def subtract(x: Tensor, y: Tensor) -> Tensor:
-    """x - y."""
+    """The difference x - y."""
     return _Subtract()(x, y)
 
 
 def multiply(x: Tensor, y: Tensor) -> Tensor:
-    """x * y, element by element."""
+    """The product x * y, element by element."""
     return _Multiply()(x, y)
 
 
 def divide(x: Tensor, y: Tensor) -> Tensor:
-    """x / y, element by element."""
+    """The quotient x / y, element by element."""
     return _Divide()(x, y)
 
 
@@ -45,12 +45,12 @@ def matmul(x: Tensor, y: Tensor) -> Tensor:
 
 
 def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """x's elements in row-major order under another shape; one size may be -1."""
+    """The elements of x in row-major order under another shape; one size may be -1."""
     return _Reshape(tuple(shape))(x)
 
 
 def transpose(x: Tensor, dims: Sequence[int]) -> Tensor:
-    """x with its dims in another order, a view."""
+    """A view of x with its dims in another order."""
     return _Transpose(tuple(dims))(x)
 
 
@@ -65,7 +65,7 @@ def mean(x: Tensor, dims: Sequence[int] | None = None, *, keepdims: bool = False
 
 
 def exp(x: Tensor) -> Tensor:
-    """e to the x."""
+    """The exponential function."""
     return _Exp()(x)
 
 
@@ -158,7 +158,7 @@ class _Divide(_Pair):
 
 class _Matmul(Op):
     def forward(self, x: Array, y: Array) -> Array:
-        assert x.ndim > 1 and y.ndim > 1, "matmul takes matrices, or stacks of them"
+        assert min(x.ndim, y.ndim) > 1, "matmul takes matrices, or stacks of them"
         self.x, self.y = x, y
         return namespace(x).matmul(x, y)
 

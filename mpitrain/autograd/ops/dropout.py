@@ -11,7 +11,7 @@ from mpitrain.autograd.tensor import Op, Tensor
 
 
 def dropout(x: Tensor, rate: float, *, name: str) -> Tensor:
-    """x with each element zeroed with probability `rate` and the others scaled by 1 / (1 - rate) (Srivastava et al. 2014).
+    """Zero each element of x with probability `rate` and scale the others by 1 / (1 - rate) (Srivastava et al. 2014).
 
     Element j (row-major) of sample s is drawn from word s * (elements a sample) + j of the stream (context.seed, name), where s
     comes from `context.samples`.  Outside training, or at rate 0, x itself.

@@ -8,7 +8,7 @@ from mpitrain.kernels import linear as kernels
 
 
 def linear(x: Tensor, weight: Weight, bias: Weight | None = None) -> Tensor:
-    """x Wᵀ + b, for x of shape (..., inputs)."""
+    """The product x Wᵀ + b, for x of shape (..., inputs)."""
     return _Linear()(x, weights=(weight,) if bias is None else (weight, bias))
 
 

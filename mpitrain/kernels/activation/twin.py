@@ -23,7 +23,7 @@ def relu(x: Array, *, slope: bool = False) -> tuple[Array, Array | None]:
 
 
 def silu(x: Array, *, slope: bool = False) -> tuple[Array, Array | None]:
-    """x s(x) (Elfwing et al. 2018, section 2), with s(x) = (1 + tanh(x/2)) / 2, which does not overflow."""
+    """The product x s(x) (Elfwing et al. 2018, section 2), with s(x) = (1 + tanh(x/2)) / 2, which does not overflow."""
     return _tiled(_silu, x, slope)
 
 
@@ -33,7 +33,7 @@ def gelu_tanh(x: Array, *, slope: bool = False) -> tuple[Array, Array | None]:
 
 
 def gelu_erf(x: Array, *, slope: bool = False) -> tuple[Array, Array | None]:
-    """x Φ(x) with the normal distribution's Φ (Hendrycks and Gimpel 2016, section 2)."""
+    """The product x Φ(x) with the normal distribution's Φ (Hendrycks and Gimpel 2016, section 2)."""
     return _tiled(_gelu_erf, x, slope)
 
 

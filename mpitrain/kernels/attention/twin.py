@@ -36,9 +36,7 @@ def attention(q: Array, k: Array, v: Array, out: Array) -> Array:
     return p
 
 
-def attention_grad(
-    d_out: Array, out: Array, p: Array, q: Array, k: Array, v: Array, dq: Array, dk: Array, dv: Array
-) -> None:
+def attention_grad(d_out: Array, out: Array, p: Array, q: Array, k: Array, v: Array, dq: Array, dk: Array, dv: Array) -> None:
     """Write the gradients of q, k and v; `p` is what `attention` returned, and is used up."""
     xp, t = namespace(q), q.shape[3]
     scale = 1.0 / math.sqrt(q.shape[-1])

@@ -9,7 +9,7 @@ from mpitrain.arrays import Array, namespace
 
 
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
-    """y of shape (..., o) for x of shape (..., i)."""
+    """The output y, of shape (..., o) for x of shape (..., i)."""
     xp, (o, i) = namespace(x), weight.shape
     y_no = xp.matmul(x.reshape(-1, i), weight.T)
     if bias is not None:
@@ -18,7 +18,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
 
 def linear_input_grad(dy: Array, weight: Array) -> Array:
-    """dx = dy W."""
+    """The gradient dx = dy W."""
     xp, (o, i) = namespace(dy), weight.shape
     return xp.matmul(dy.reshape(-1, o), weight).reshape(*dy.shape[:-1], i)
 

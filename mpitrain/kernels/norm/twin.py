@@ -10,7 +10,7 @@ from mpitrain.arrays import Array, namespace, row_tiles
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Array, Array]:
-    """y = x̂ weight + bias with x̂ = (x - mean) / sqrt(variance + eps) (Ba et al. 2016, section 3).
+    """The output y = x̂ weight + bias with x̂ = (x - mean) / sqrt(variance + eps) (Ba et al. 2016, section 3).
 
     Returns y and x̂ of the shape of x, and 1/sigma of shape (n, 1).
     """
@@ -18,17 +18,17 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array,
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> tuple[Array, Array, Array]:
-    """y = x̂ weight with x̂ = x / sqrt(mean(x²) + eps) (Zhang and Sennrich 2019, section 4); returns as `layer_norm`."""
+    """The y = x̂ weight with x̂ = x / sqrt(mean(x²) + eps) (Zhang and Sennrich 2019, section 4); returns as `layer_norm`."""
     return _normalise(x, weight, None, eps)
 
 
 def layer_norm_grad(dy: Array, x_hat: Array, inverse: Array, weight: Array) -> Array:
-    """dx = (g - mean(g) - x̂ mean(g x̂)) / sigma with g = dy weight."""
+    """The gradient dx = (g - mean(g) - x̂ mean(g x̂)) / sigma with g = dy weight."""
     return _normalise_grad(dy, x_hat, inverse, weight, centred=True)
 
 
 def rms_norm_grad(dy: Array, x_hat: Array, inverse: Array, weight: Array) -> Array:
-    """dx = (g - x̂ mean(g x̂)) / sigma with g = dy weight."""
+    """The gradient dx = (g - x̂ mean(g x̂)) / sigma with g = dy weight."""
     return _normalise_grad(dy, x_hat, inverse, weight, centred=False)
 
 

@@ -15,7 +15,7 @@ from mpitrain.arrays import Array, namespace
 
 
 def rope_tables(time: int, head_dim: int, theta: float, xp: Any, dtype: DTypeLike) -> tuple[Array, Array]:
-    """cos and sin of position * theta^(-2k/head_dim), each of shape (t, 1, e), computed in float64."""
+    """Cosine and sine of position * theta^(-2k/head_dim), each of shape (t, 1, e), computed in float64."""
     frequency = theta ** (-np.arange(0, head_dim, 2) / head_dim)
     angle_te = np.arange(time)[:, None] * frequency
     return xp.asarray(np.cos(angle_te)[:, None], dtype), xp.asarray(np.sin(angle_te)[:, None], dtype)
