@@ -145,7 +145,7 @@ def _start_and_judge(item: pytest.Function, launcher: Launcher, number: int, tim
     report = [f"{verdict} ({number} ranks)"]
     for rank, state in enumerate(states):
         report += [f"--- rank {rank}: {state}", _read(folder / f"rank{rank}", "(never started)")]
-    report += ["--- mpiexec", _read(folder / "launcher", "")]
+    report += ["--- mpiexec", _read(folder / "launcher", ""), _read(folder / "report", "")]
     pytest.fail("\n".join(report), pytrace=False)
 
 
@@ -193,13 +193,15 @@ def _run_as_rank(test: Any, arguments: dict[str, Any], folder: Path) -> None:
 def _main(nodeid: str, folder: str, tmp_path: str, timeout: str) -> None:
     from mpitrain.comm import world
 
-    def log_to_file(comm: Communicator) -> None:
+    def log_to_file(comm: Communicator) -> int:
         file = os.open(Path(folder, f"rank{comm.rank}"), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(file, 1)
         os.dup2(file, 2)
+        return comm.rank
 
-    world().run(log_to_file)
+    (rank,) = world().run(log_to_file)
     options = ["-q", "--no-header", "-rN", "-s", "-p", "no:cacheprovider", "-o", f"faulthandler_timeout={timeout}"]
+    options += ["--basetemp", f"{folder}/basetemp{rank}"]  # the usual one is cleaned up by every pytest that starts
     code = pytest.main([nodeid, *options, "--mpi-rank-of", folder, "--mpi-tmp-path", tmp_path])
     sys.stdout.flush()
     if code != pytest.ExitCode.OK:
