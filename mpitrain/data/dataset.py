@@ -47,7 +47,7 @@ class Subset:
 
     def __init__(self, dataset: Dataset, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= len(dataset):
-            raise ValueError(f"samples {start} .. {stop} were asked for; expected a range within 0 .. {len(dataset)}, the length")
+            raise ValueError(f"samples {start} .. {stop} were asked for; expected some of 0 .. {len(dataset)}, all there are")
         self.dataset, self.start, self.stop = dataset, start, stop
 
     def __len__(self) -> int:

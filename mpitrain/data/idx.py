@@ -34,11 +34,13 @@ def read_idx(path: str | Path) -> np.ndarray:
         )
     dtype, ndim = _TYPES[data[2]], data[3]
     start = 4 + 4 * ndim
-    shape = struct.unpack_from(f">{ndim}I", data, 4) if len(data) >= start else ()
+    if len(data) < start:
+        raise ValueError(f"{path} has {len(data)} bytes; expected at least {start} for its header: it is cut, fetch it again")
+    shape = struct.unpack_from(f">{ndim}I", data, 4)
     expected = start + math.prod(shape) * dtype.itemsize
-    if len(data) < start or len(data) != expected:
+    if len(data) != expected:
         raise ValueError(
-            f"{path} has {len(data)} bytes; expected {expected} for its header's {ndim} dims {shape}: "
+            f"{path} has {len(data)} bytes; expected {expected} for its header's dims {shape}: "
             "the file is cut or damaged, fetch it again"
         )
     return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))

@@ -14,7 +14,7 @@ def map_npy(path: str | Path) -> np.ndarray:
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is not a whole .npy file ({error}); expected what numpy.save writes: save it again") from error
+        raise ValueError(f"{path} is no whole .npy file ({error}); expected what numpy.save writes: save it again") from error
 
 
 def npy_dataset(inputs: str | Path, targets: str | Path, *, scale: float | None = None) -> ArrayDataset:

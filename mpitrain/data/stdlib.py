@@ -13,7 +13,7 @@ import numpy as np
 
 #: Third-party packages, tests, parts that a distribution may package apart, and tables (`encodings`).
 _LEFT_OUT = frozenset(
-    ("site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "ensurepip", "pydoc_data", "turtledemo", "encodings")
+    ["dist-packages", "encodings", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages", "test", "turtledemo"]
 )
 _VALIDATION_EVERY = 20
 

@@ -49,7 +49,7 @@ def llmc_tokens(path: str | Path) -> np.ndarray:
     """The tokens of an llm.c `.bin` file (uint16 for GPT-2, uint32 for Llama 3), memory-mapped."""
     size = _size(path)
     if size < _HEADER.itemsize:
-        raise ValueError(f"{path} has {size} bytes; expected {_HEADER.itemsize} of header: the file is cut, or not llm.c's .bin")
+        raise ValueError(f"{path} has {size} bytes; expected {_HEADER.itemsize} of header: the file is cut, or no llm.c .bin")
     magic, version, count = np.fromfile(path, "<i4", 3).tolist()
     if (magic, version) not in _LLMC:
         expected = " or ".join(f"{m} and {v} ({dtype.name})" for (m, v), dtype in _LLMC.items())

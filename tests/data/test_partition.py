@@ -1,0 +1,36 @@
+"""Dealing a batch: contiguous, complete, even, and the same for every factoring of dp x microbatches."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpitrain.data import check_batch, share, split
+
+small = st.integers(1, 12)
+
+
+@given(st.integers(0, 300), st.integers(1, 40))
+def test_split_is_numpys_array_split(count, parts):
+    theirs = np.array_split(np.arange(count), parts)
+    for (start, stop), part in zip(split(count, parts), theirs, strict=True):
+        np.testing.assert_array_equal(np.arange(start, stop), part)
+
+
+@given(st.integers(0, 300), small, small)
+def test_shares_are_the_parts_of_the_whole_batch_without_empty_ones(count, dp, microbatches):
+    dealt = [run for rank in range(dp) for run in share(count, dp, rank, microbatches)]
+    assert dealt == [run for run in split(count, dp * microbatches) if run[0] < run[1]]
+
+
+@given(small, small, st.integers(0, 100))
+def test_a_batch_that_passes_leaves_no_microbatch_empty(dp, microbatches, more):
+    batch = dp * microbatches + more
+    check_batch(batch, dp, microbatches)
+    assert all(len(share(batch, dp, rank, microbatches)) == microbatches for rank in range(dp))
+
+
+@pytest.mark.parametrize(("batch", "microbatches"), [(7, 4), (0, 1), (8, 0)])
+def test_a_batch_too_small_is_an_error(batch, microbatches):
+    with pytest.raises(ValueError, match=f"has {batch} samples for dp=2 x microbatches={microbatches}; expected at least one"):
+        check_batch(batch, 2, microbatches)
