@@ -18,7 +18,7 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array,
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> tuple[Array, Array, Array]:
-    """The y = x̂ weight with x̂ = x / sqrt(mean(x²) + eps) (Zhang and Sennrich 2019, section 4); returns as `layer_norm`."""
+    """As `layer_norm`, with x̂ = x / sqrt(mean(x²) + eps) and without bias (Zhang and Sennrich 2019, section 4)."""
     return _normalise(x, weight, None, eps)
 
 
