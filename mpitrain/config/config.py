@@ -1,0 +1,130 @@
+"""`Config`: everything that a run is made from, section by section.
+
+Invariant: two runs of one configuration do the same; what differs between machines is not in here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from mpitrain.arrays import float_dtype
+from mpitrain.config.data import DataSection
+from mpitrain.config.model import ModelSection
+from mpitrain.config.optimizer import ConstantSection, OptimizerSection, ScheduleSection
+from mpitrain.config.section import Count, NotNegative, Positive, Section
+from mpitrain.optim import Optimizer
+from mpitrain.program import schedule_named
+
+
+def _dtype(name: str) -> str:
+    float_dtype(name)
+    return name
+
+
+def _schedule(name: str) -> str:
+    schedule_named(name)
+    return name
+
+
+class RunSection(Section):
+    """`[run]`: the run as a whole."""
+
+    name: str
+    """What the run is called; by default the file's name."""
+    steps: Count
+    """Training steps."""
+    seed: int = 0
+    """Key of all random numbers."""
+    dtype: Annotated[str, AfterValidator(_dtype)] = "float32"
+    """Type of weights and activations."""
+    folder: str = "runs/{name}"
+    """Where checkpoints, metrics and the resolved configuration go."""
+    timeout_s: Positive = 600.0
+    """Seconds after which a rank that waits in one action ends the job."""
+
+    def path(self) -> Path:
+        """`folder`, with the name in it."""
+        return Path(self.folder.replace("{name}", self.name))
+
+
+class LayoutSection(Section):
+    """`[layout]`: ranks along each axis."""
+
+    dp: Count = 1
+    """Data-parallel replicas."""
+    pp: Count = 1
+    """Pipeline stages."""
+
+
+class TrainSection(Section):
+    """`[train]`: one step."""
+
+    batch: Count
+    """Samples in a step, over all replicas."""
+    microbatches: Count = 1
+    """Parts in which a replica's share goes through its pipeline."""
+    schedule: Annotated[str, AfterValidator(_schedule)] = "1f1b"
+    """Order of forward and backward passes."""
+    clip: Positive | None = None
+    """Largest norm of the gradient; by default there is none."""
+
+
+class ValidationSection(Section):
+    """`[validation]`: the loss on data that is not trained on."""
+
+    every: Count | None = None
+    """Steps between two; by default only after the last one."""
+    batches: Count | None = None
+    """Batches to take it over; by default all."""
+
+
+class CheckpointSection(Section):
+    """`[checkpoint]`: what a run can go on from."""
+
+    every: Count | None = None
+    """Steps between two; by default only after the last one."""
+    keep: Count = 2
+    """How many are kept."""
+
+
+class SampleSection(Section):
+    """`[sample]`: text that the model writes at the end."""
+
+    prompt: str
+    """How it begins."""
+    tokens: Count = 200
+    """How long it goes on."""
+    temperature: NotNegative = 0.8
+    """How freely: 0 takes the likeliest token each time."""
+    seed: int = 0
+    """Key of the choices."""
+
+
+class CheckSection(Section):
+    """`[check]`: the layout's self-check at the end."""
+
+    enabled: bool = True
+    """Whether to compare one batch with one rank's."""
+
+
+class Config(Section):
+    """A run."""
+
+    run: RunSection
+    layout: LayoutSection = LayoutSection()
+    model: ModelSection
+    data: DataSection
+    train: TrainSection
+    optimizer: OptimizerSection
+    schedule: ScheduleSection = ConstantSection()
+    validation: ValidationSection = ValidationSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    sample: SampleSection | None = None
+    check: CheckSection = CheckSection()
+
+    def build_optimizer(self) -> Optimizer:
+        """The optimizer with its schedule over the run's steps."""
+        return self.optimizer.build(self.schedule.build(self.run.steps))

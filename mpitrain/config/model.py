@@ -1,0 +1,126 @@
+"""The section `[model]`: one class for each `kind`.
+
+Invariant: the keys are the constructor's arguments, so `build` passes them on as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mpitrain.checkpoint.huggingface import from_pretrained
+from mpitrain.config.section import Count, NotNegative, Positive, Section
+from mpitrain.nn import Model
+from mpitrain.nn.models import GPT, MLP, Llama, ResNet
+
+
+class GPTSection(Section):
+    """GPT-2."""
+
+    kind: Literal["gpt"]
+    width: Count
+    """Width of the residual stream, a multiple of `heads`."""
+    depth: Count
+    """Number of blocks."""
+    heads: Count
+    """Attention heads."""
+    vocab: Count
+    """Tokens that there are."""
+    context: Count
+    """Longest sequence."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Part of the activations that training drops."""
+    mlp: Count | None = None
+    """Hidden width, by default 4 x width."""
+    tied: bool = True
+    """Whether the output weight is the embedding's."""
+    eps: Positive = 1e-5
+    """What the norms add to the variance."""
+    recompute: bool = False
+    """Whether blocks keep only their input for backward."""
+
+    def build(self) -> Model:
+        """The model."""
+        return GPT(**self.settings())
+
+
+class LlamaSection(Section):
+    """Llama: RMSNorm, RoPE, SwiGLU, grouped-query attention."""
+
+    kind: Literal["llama"]
+    width: Count
+    """Width of the residual stream, a multiple of `heads`."""
+    depth: Count
+    """Number of blocks."""
+    heads: Count
+    """Query heads, a multiple of `kv_heads`."""
+    kv_heads: Count
+    """Key and value heads."""
+    vocab: Count
+    """Tokens that there are."""
+    context: Count
+    """Longest sequence."""
+    mlp: Count
+    """Hidden width."""
+    theta: Positive = 10000.0
+    """Base of the rotary angles."""
+    tied: bool = False
+    """Whether the output weight is the embedding's."""
+    eps: NotNegative = 1e-5
+    """What the norms add to the mean square."""
+    recompute: bool = False
+    """Whether blocks keep only their input for backward."""
+
+    def build(self) -> Model:
+        """The model."""
+        return Llama(**self.settings())
+
+
+class MLPSection(Section):
+    """Linear layers with ReLU between them."""
+
+    kind: Literal["mlp"]
+    sizes: Annotated[tuple[Count, ...], Field(min_length=2)]
+    """Widths, from the input's to the number of classes."""
+
+    def build(self) -> Model:
+        """The model."""
+        return MLP(**self.settings())
+
+
+class ResNetSection(Section):
+    """A residual network for small images."""
+
+    kind: Literal["resnet"]
+    depth: Annotated[tuple[Count, ...], Field(min_length=1)]
+    """Residual blocks of each group."""
+    width: Count
+    """Channels of the first group; each further one has twice as many."""
+    channels: Count
+    """Channels of an image."""
+    classes: Count
+    """Number of classes."""
+
+    def build(self) -> Model:
+        """The model."""
+        return ResNet(**self.settings())
+
+
+class PretrainedSection(Section):
+    """A GPT-2 or Llama folder in Hugging Face's format."""
+
+    kind: Literal["pretrained"]
+    folder: str
+    """The folder with config.json and the safetensors files."""
+    recompute: bool = False
+    """Whether blocks keep only their input for backward."""
+
+    def build(self) -> Model:
+        """The model with its weights."""
+        return from_pretrained(**self.settings())
+
+
+ModelSection = Annotated[
+    GPTSection | LlamaSection | MLPSection | ResNetSection | PretrainedSection, Field(discriminator="kind")
+]

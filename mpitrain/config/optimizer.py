@@ -1,0 +1,175 @@
+"""The sections `[optimizer]` and `[schedule]`: one class for each `kind`.
+
+Invariant: the keys are the arguments of the optimizer or the schedule, so `build` passes them on as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from mpitrain import optim
+from mpitrain.config.section import Count, NotNegative, Positive, Section
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Steps = Annotated[int, Field(ge=0)]
+Part = Annotated[float, Field(ge=0, le=1)]
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression ({error}); expected one that Python's re reads") from error
+    return pattern
+
+
+class GroupSection(Section):
+    """One `[[optimizer.groups]]`: settings for some parameters; the first that matches wins."""
+
+    match: Annotated[str, AfterValidator(_compiles)]
+    """A regular expression that is searched for in a parameter's name."""
+    lr_scale: NotNegative = 1.0
+    """What their learning rate is multiplied by."""
+    weight_decay: NotNegative | None = None
+    """Their weight decay; by default what they have without a group."""
+
+    def build(self) -> optim.Group:
+        """The group."""
+        return optim.Group(**self.settings())
+
+
+class _Optimizer(Section):
+    lr: Positive
+    """Learning rate, before the schedule's factor."""
+    groups: tuple[GroupSection, ...] = ()
+    """Settings for some parameters."""
+
+    def _arguments(self, schedule: optim.LearningRate) -> dict[str, Any]:
+        return self.settings() | {"schedule": schedule, "groups": tuple(group.build() for group in self.groups)}
+
+
+class SGDSection(_Optimizer):
+    """Gradient descent."""
+
+    kind: Literal["sgd"]
+    momentum: Beta = 0.0
+    """How much of the last step's direction stays."""
+    nesterov: bool = False
+    """Whether to look ahead along it."""
+    weight_decay: NotNegative = 0.0
+    """Added to the gradient, times the weight."""
+
+    def build(self, schedule: optim.LearningRate) -> optim.Optimizer:
+        """The optimizer."""
+        return optim.SGD(**self._arguments(schedule))
+
+
+class AdamSection(_Optimizer):
+    """Adam."""
+
+    kind: Literal["adam"]
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """How much of the running means of the gradient and of its square stays."""
+    eps: Positive = 1e-8
+    """Added to the root of the latter."""
+    weight_decay: NotNegative = 0.0
+    """Added to the gradient, times the weight."""
+
+    def build(self, schedule: optim.LearningRate) -> optim.Optimizer:
+        """The optimizer."""
+        return optim.Adam(**self._arguments(schedule))
+
+
+class AdamWSection(_Optimizer):
+    """Adam with decoupled weight decay."""
+
+    kind: Literal["adamw"]
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """How much of the running means of the gradient and of its square stays."""
+    eps: Positive = 1e-8
+    """Added to the root of the latter."""
+    weight_decay: NotNegative = 0.01
+    """Part of a weight, times the learning rate, that a step takes off."""
+
+    def build(self, schedule: optim.LearningRate) -> optim.Optimizer:
+        """The optimizer."""
+        return optim.AdamW(**self._arguments(schedule))
+
+
+class LAMBSection(_Optimizer):
+    """LAMB, for large batches."""
+
+    kind: Literal["lamb"]
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """How much of the running means of the gradient and of its square stays."""
+    eps: Positive = 1e-6
+    """Added to the root of the latter."""
+    weight_decay: NotNegative = 0.01
+    """Part of a weight in the direction of the step."""
+
+    def build(self, schedule: optim.LearningRate) -> optim.Optimizer:
+        """The optimizer."""
+        return optim.LAMB(**self._arguments(schedule))
+
+
+class ConstantSection(Section):
+    """No change after the warm-up."""
+
+    kind: Literal["constant"] = "constant"
+    warmup: Steps = 0
+    """Steps in which the rate rises."""
+
+    def build(self, steps: int) -> optim.LearningRate:
+        """The schedule of a run of `steps`."""
+        return optim.Constant(**self.settings())
+
+
+class LinearSection(Section):
+    """A straight line down."""
+
+    kind: Literal["linear"]
+    warmup: Steps = 0
+    """Steps in which the rate rises."""
+    final: Part = 0.0
+    """Factor at the end."""
+
+    def build(self, steps: int) -> optim.LearningRate:
+        """The schedule of a run of `steps`."""
+        return optim.Linear(steps=steps, **self.settings())
+
+
+class CosineSection(Section):
+    """Half a cosine down."""
+
+    kind: Literal["cosine"]
+    warmup: Steps = 0
+    """Steps in which the rate rises."""
+    final: Part = 0.0
+    """Factor at the end."""
+
+    def build(self, steps: int) -> optim.LearningRate:
+        """The schedule of a run of `steps`."""
+        return optim.Cosine(steps=steps, **self.settings())
+
+
+class WSDSection(Section):
+    """Warm-up, stable, decay."""
+
+    kind: Literal["wsd"]
+    decay: Count
+    """Steps at the end in which the rate falls."""
+    warmup: Steps = 0
+    """Steps in which the rate rises."""
+    final: Part = 0.0
+    """Factor at the end."""
+
+    def build(self, steps: int) -> optim.LearningRate:
+        """The schedule of a run of `steps`."""
+        return optim.WSD(steps=steps, **self.settings())
+
+
+OptimizerSection = Annotated[SGDSection | AdamSection | AdamWSection | LAMBSection, Field(discriminator="kind")]
+ScheduleSection = Annotated[ConstantSection | LinearSection | CosineSection | WSDSection, Field(discriminator="kind")]
