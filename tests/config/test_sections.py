@@ -95,7 +95,7 @@ def folder(tmp_path):
         (tmp_path / f"{name}_labels").write_bytes(idx(labels))
     records = np.zeros((2, 3073), np.uint8)
     for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
-        records.tofile(tmp_path / f"{name}.bin")
+        records[: 1 if name == "test_batch" else 2].tofile(tmp_path / f"{name}.bin")
     return tmp_path
 
 
@@ -125,7 +125,7 @@ DATA = {
         (3, 2),
         (1, 4, 4),
     ),
-    "cifar10": ({"folder": "."}, (10, 2), (3, 32, 32)),
+    "cifar10": ({"folder": "."}, (10, 1), (3, 32, 32)),
     "npy": (
         {
             "inputs": "train_inputs.npy",
