@@ -2,6 +2,8 @@
 
 from mpitrain.nn.activation import GELU, ReLU, SiLU, SwiGLU
 from mpitrain.nn.attention import Attention
+from mpitrain.nn.batch_norm import BatchNorm2d
+from mpitrain.nn.convolution import Conv2d
 from mpitrain.nn.dropout import Dropout
 from mpitrain.nn.embedding import Embedding
 from mpitrain.nn.init import Box
@@ -11,17 +13,24 @@ from mpitrain.nn.model import Loss, Model, Sequential
 from mpitrain.nn.module import Module, NotFiniteError
 from mpitrain.nn.norm import LayerNorm, RMSNorm
 from mpitrain.nn.parameter import Parameter, Statistic
+from mpitrain.nn.pooling import AvgPool2d, Flatten, GlobalAvgPool, MaxPool2d
 
 __all__ = [
     "GELU",
     "Attention",
+    "AvgPool2d",
+    "BatchNorm2d",
     "Box",
+    "Conv2d",
     "CrossEntropy",
     "Dropout",
     "Embedding",
+    "Flatten",
+    "GlobalAvgPool",
     "LayerNorm",
     "Linear",
     "Loss",
+    "MaxPool2d",
     "MeanSquaredError",
     "Model",
     "Module",

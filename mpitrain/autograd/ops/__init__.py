@@ -26,16 +26,22 @@ from mpitrain.autograd.ops.basic import (
     transpose,
     value,
 )
+from mpitrain.autograd.ops.batch_norm import batch_norm
+from mpitrain.autograd.ops.convolution import convolution
 from mpitrain.autograd.ops.dropout import dropout
 from mpitrain.autograd.ops.embedding import embedding
 from mpitrain.autograd.ops.linear import linear
 from mpitrain.autograd.ops.loss import cross_entropy, squared_error
 from mpitrain.autograd.ops.norm import layer_norm, rms_norm
+from mpitrain.autograd.ops.pooling import average_pool, max_pool
 
 __all__ = [
     "add",
     "attention",
+    "average_pool",
+    "batch_norm",
     "concatenate",
+    "convolution",
     "cross_entropy",
     "divide",
     "dropout",
@@ -48,6 +54,7 @@ __all__ = [
     "linear",
     "log",
     "matmul",
+    "max_pool",
     "mean",
     "multiply",
     "negative",

@@ -1,0 +1,42 @@
+"""Batch norm of images (n, c, h, w), with the microbatch's own statistics or with given ones."""
+
+from __future__ import annotations
+
+from mpitrain.arrays import Array
+from mpitrain.autograd.tensor import Op, Tensor, Weight
+from mpitrain.kernels import batch_norm as kernels
+from mpitrain.kernels import convolution
+
+#: Mean and biased variance of each channel, shape (c,).
+Moments = tuple[Array, Array]
+
+
+def batch_norm(
+    x: Tensor, weight: Weight, bias: Weight, *, eps: float, moments: Moments | None = None
+) -> tuple[Tensor, Moments]:
+    """Normalise x channel by channel, scale and shift it; also returns the moments that it was normalised with.
+
+    These are x's own, and the gradient flows through them, unless some are given (Ioffe and Szegedy 2015, section 3).
+    """
+    op = _BatchNorm(eps, moments)
+    return op(x, weights=(weight, bias)), op.moments
+
+
+class _BatchNorm(Op):
+    def __init__(self, eps: float, moments: Moments | None) -> None:
+        self.eps, self.given = eps, moments
+
+    def forward(self, x: Array, weight: Array, bias: Array) -> Array:
+        self.weight = weight
+        self.moments = self.given or kernels.moments(x)
+        y, self.x_hat, self.inverse = kernels.batch_norm(x, weight, bias, *self.moments, self.eps)
+        return y
+
+    def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
+        if self.given:
+            return (dy * (self.weight * self.inverse)[:, None, None],)
+        return (kernels.batch_norm_grad(dy, self.x_hat, self.inverse, self.weight),)
+
+    def weight_grad(self, dy: Array, *out: Array) -> None:
+        kernels.scale_grad(dy, self.x_hat, out[0])
+        convolution.convolution_bias_grad(dy, out[1])

@@ -1,0 +1,34 @@
+"""Convolution over images (n, c, h, w)."""
+
+from __future__ import annotations
+
+from mpitrain.arrays import Array
+from mpitrain.autograd.tensor import Op, Tensor, Weight
+from mpitrain.kernels import convolution as kernels
+
+
+def convolution(x: Tensor, weight: Weight, bias: Weight | None = None, *, stride: int = 1, padding: int = 0) -> Tensor:
+    """Cross-correlation of x (n, c, h, w) with weight (o, c, k, l), plus a bias (o,).
+
+    The output is (n, o, (h + 2 padding - k) // stride + 1, the same of w and l).  `ValueError` if the window does not fit.
+    """
+    return _Convolution(stride, padding)(x, weights=(weight,) if bias is None else (weight, bias))
+
+
+class _Convolution(Op):
+    def __init__(self, stride: int, padding: int) -> None:
+        self.stride, self.padding = stride, padding
+
+    def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
+        *_, height, width = weight.shape
+        self.windows = kernels.Windows(height=height, width=width, stride=self.stride, padding=self.padding)
+        self.x, self.weight = x, weight
+        return kernels.convolution(x, weight, bias, self.windows)
+
+    def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
+        return (kernels.convolution_input_grad(dy, self.weight, self.x.shape, self.windows) if self.wanted[0] else None,)
+
+    def weight_grad(self, dy: Array, *out: Array) -> None:
+        kernels.convolution_weight_grad(dy, self.x, out[0], self.windows)
+        if len(out) > 1:
+            kernels.convolution_bias_grad(dy, out[1])
