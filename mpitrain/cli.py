@@ -69,11 +69,11 @@ def _run(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from mpitrain.comm import world
     from mpitrain.config import load
-    from mpitrain.job import prepare, train
+    from mpitrain.job import prepare, run
 
     with _explained():
         job = prepare(load(options.config, options.set), world(), options.resume, arrays=os.environ.get("MPITRAIN_ARRAYS"))
-    return train(job)
+    return run(job)
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """`generate`: continue a sequence of tokens, through the same stages and the same executor as training.
 
-Invariant: every rank knows every token, and the choice depends on (seed, position) and the logits alone, so any layout writes the
-same text.
+Invariant: every rank knows every token, and the choice depends on (seed, position) and the logits alone, so any layout writes
+the same text.
 """
 
 from __future__ import annotations

@@ -1,16 +1,20 @@
-"""A job that a configuration describes: prepared, run, reported.
+"""A job that a configuration describes: planned, prepared, run.
 
-Invariant: every rank builds the same job from the same configuration; what is printed and what is written beside the checkpoints
-comes from rank 0.
+Invariant: every rank builds the same job from the same configuration; what is printed, and what is written beside the
+checkpoints, comes from rank 0.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
+
+import numpy as np
 
 from mpitrain.comm import Layout, Mesh, World
 from mpitrain.config import Config, dump
+from mpitrain.data import TokenDataset
 from mpitrain.observe import MetricsFile, Progress, StepReport
 from mpitrain.plan import Plan, plan
 from mpitrain.program import schedule_named
@@ -23,21 +27,135 @@ class Job:
 
     config: Config
     trainer: Trainer
+    #: Where everything that the job writes goes.
     folder: Path
     #: The checkpoint that it goes on from.
     resumed: Path | None
 
+    @property
+    def leads(self) -> bool:
+        """Whether rank 0 runs in this process."""
+        return 0 in self.trainer.workers
+
 
 def planned(config: Config) -> Plan:
     """What `config` will take, without ranks."""
-    train, data = config.data.build()
+    train, _ = config.data.build()
     return plan(
         config.model.build(),
         config.build_optimizer(),
-        Layout(**config.layout.model_dump()),
+        Layout(**config.layout.settings()),
         schedule_named(config.train.schedule),
         microbatches=config.train.microbatches,
         batch=config.train.batch,
-        sample=train.batch(_FIRST)[0],
+        sample=train.batch(np.zeros(1, np.int64))[0],
         dtype=config.run.dtype,
     )
+
+
+def prepare(config: Config, world: World, resume: str, *, arrays: str | None) -> Job:
+    """Build everything and load the checkpoint, if any; `ValueError` where something does not fit.
+
+    `resume` is `"auto"` (the newest checkpoint of the run's folder, if it has one), `"never"` or a path.
+    """
+    mesh = Mesh(world, Layout(**config.layout.settings()))
+    train, validation = config.data.build()
+    folder = _folder(config.run.path(), fresh=resume == "never")
+    trainer = Trainer(
+        config.model.build(),
+        config.build_optimizer(),
+        train,
+        mesh=mesh,
+        validation=validation,
+        seed=config.run.seed,
+        dtype=config.run.dtype,
+        arrays=arrays,
+        timeout_s=config.run.timeout_s,
+        **config.train.settings(),
+    )
+    resumed = None if resume == "never" else trainer.resume(folder if resume == "auto" else resume)
+    if resumed is None and resume not in ("auto", "never"):
+        raise ValueError(f"--resume {resume}: there is no whole checkpoint; expected auto, never, or the path of one")
+    return Job(config=config, trainer=trainer, folder=folder, resumed=resumed)
+
+
+def run(job: Job) -> int:
+    """Train, sample, check; the exit code: 1 if the self-check fails."""
+    config, trainer = job.config, job.trainer
+    steps = max(0, config.run.steps - trainer.step)
+    watchers: list[Progress | MetricsFile] = []
+    if job.leads:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        (job.folder / "config.toml").write_text(dump(config))
+        _say(f"{config.run.name}: {trainer.model.size:,} parameters, {trainer.mesh.layout}, {_arrays(trainer)}")
+        _say(f"going on from {job.resumed}" if job.resumed else f"writing to {job.folder}")
+        watchers = [
+            Progress(bar=trainer.has_terminal, unit=_unit(trainer)),
+            MetricsFile(job.folder / "metrics.jsonl", after=trainer.step),
+        ]
+
+    def report(step: StepReport) -> None:
+        for watcher in watchers:
+            watcher.step(step)
+
+    trainer.fit(
+        steps,
+        report=report,
+        validate_every=config.validation.every,
+        validation_batches=config.validation.batches,
+        folder=job.folder,
+        save_every=config.checkpoint.every,
+        keep=config.checkpoint.keep,
+    )
+    for watcher in watchers:
+        watcher.close()
+    if job.leads:
+        _say(f"checkpoint in {job.folder}/step-{trainer.step:08d}")
+    _sample(job)
+    return _check(job)
+
+
+def _sample(job: Job) -> None:
+    """Let the model write something, if the configuration asks for it."""
+    wanted = job.config.sample
+    if wanted is None:
+        return
+    prompt = list(wanted.prompt.encode())
+    tokens = job.trainer.generate(prompt, wanted.tokens, temperature=wanted.temperature, seed=wanted.seed)
+    if job.leads:
+        _say(f"--- sample\n{bytes(tokens).decode(errors='replace')}\n---")
+
+
+def _check(job: Job) -> int:
+    """Compare the layout with one rank, if the configuration asks for it; 1 where they differ."""
+    found = job.trainer.self_check() if job.config.check.enabled else None
+    if found is None:
+        return 0
+    _say(
+        f"self-check: loss and {found.parameters} gradients of one batch under {job.trainer.mesh.layout} "
+        f"{'equal' if found.equal else 'DIFFER from'} those of one rank; largest relative difference "
+        f"{max(found.loss, found.gradient):.1e} ({found.worst}), allowed {found.tolerance:.0e}"
+    )
+    return 0 if found.equal else 1
+
+
+def _folder(base: Path, *, fresh: bool) -> Path:
+    """The newest of the folders base, base-2, base-3, ..., or the one after that for a run that starts afresh."""
+    names = (base if i == 1 else base.with_name(f"{base.name}-{i}") for i in count(1))
+    used = list(takewhile(lambda path: path.exists(), names))
+    if fresh or not used:
+        return base if not used else base.with_name(f"{base.name}-{len(used) + 1}")
+    return used[-1]
+
+
+def _unit(trainer: Trainer) -> str:
+    return "tokens" if isinstance(trainer.data, TokenDataset) else "samples"
+
+
+def _arrays(trainer: Trainer) -> str:
+    arrays = next(iter(trainer.workers.values())).arrays
+    return arrays.name if arrays.on_host else f"{arrays.name} on GPU {arrays.device}"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

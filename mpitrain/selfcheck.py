@@ -12,18 +12,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpitrain.arrays import Array, to_host
-from mpitrain.comm import Layout, Mesh, local
+from mpitrain.comm import Communicator, Layout, Mesh, local
 from mpitrain.nn import Parameter
 from mpitrain.worker import Worker
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """What the check found: relative differences |a - b| / |b| of the loss, and of the gradient of the worst parameter."""
+    """What the check found: relative differences |a - b| / |b| of the loss, and of the gradient that differs most."""
 
     loss: float
     gradient: float
-    parameter: str
+    #: The parameter of that gradient, and how many were compared.
+    worst: str
+    parameters: int
     tolerance: float
 
     @property
@@ -47,7 +49,7 @@ def self_check(worker: Worker) -> Difference | None:
     settings = replace(worker.settings, microbatches=worker.settings.microbatches * worker.place.dp.size)
     mesh = Mesh(local(1), Layout())
 
-    def alone(comm: object) -> tuple[float, dict[str, np.ndarray]]:
+    def alone(comm: Communicator) -> tuple[float, dict[str, np.ndarray]]:
         one = Worker(mesh.place(comm), worker.model, worker.optimizer, worker.data, settings, worker.arrays)
         for parameter in one.owned:
             parameter.data[...] = one.arrays.asarray(weights[parameter.name])
@@ -61,7 +63,8 @@ def self_check(worker: Worker) -> Difference | None:
     return Difference(
         loss=_relative(metrics.loss, loss),
         gradient=differences[worst],
-        parameter=worst,
+        worst=worst,
+        parameters=len(differences),
         tolerance=_TOLERANCE[settings.dtype],
     )
 

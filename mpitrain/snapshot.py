@@ -1,7 +1,7 @@
 """What a worker writes into a checkpoint and takes from one.
 
-Invariant: everything is in global coordinates, so a job under any layout goes on from what a job under any other wrote: weights,
-optimizer state, step, and the position in the data, which is all the random state that there is.
+Invariant: everything is in global coordinates, so a job under any layout goes on from what a job under any other wrote:
+weights, optimizer state, step, and the position in the data, which is all the random state that there is.
 """
 
 from __future__ import annotations

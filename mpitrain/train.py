@@ -1,11 +1,13 @@
 """`Trainer`: a training job as a person scripts it.
 
-Invariant: it decides when (a step, a validation, a checkpoint, a line of progress) and nothing of how; all that happens on a rank
-is its `Worker`'s.
+Invariant: it decides when (a step, a validation, a checkpoint, a line of progress) and nothing of how; all that happens on a
+rank is its `Worker`'s.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from mpitrain import generate, selfcheck, snapshot
 from mpitrain.arrays import choose, keep_freed_pages
 from mpitrain.checkpoint import is_checkpoint, newest, prune
 from mpitrain.comm import Communicator, Mesh, Watchdog
+from mpitrain.comm.launch import TERMINAL_VARIABLE
 from mpitrain.data import Dataset, TokenDataset, check_vocab
 from mpitrain.nn import Model
 from mpitrain.observe import Progress, StepReport
@@ -30,10 +33,10 @@ class Trainer:
     """Trains `model` on `data` over the ranks of `mesh`.
 
     `batch` samples a step (by default one for each microbatch) are dealt to dp replicas, each running `microbatches` of them
-    through its pipeline by `schedule` (`"gpipe"` or `"1f1b"`).  `clip` bounds the norm of the mean gradient.  `arrays` is `"numpy"`,
-    `"cupy"` or `None` for CuPy where it finds a GPU.  An action that takes longer than `timeout_s` ends the job and says who waits
-    for what.  Every rank constructs it with the same arguments and calls the same methods.  `ValueError`, before any training,
-    where the arguments do not fit together.
+    through its pipeline by `schedule` (`"gpipe"` or `"1f1b"`).  `clip` bounds the norm of the mean gradient.  `arrays` is
+    `"numpy"`, `"cupy"` or `None` for CuPy where it finds a GPU.  An action that takes longer than `timeout_s` ends the job
+    and says who waits for what.  Every rank constructs it with the same arguments and calls the same methods.  `ValueError`,
+    before any training, where the arguments do not fit together.
     """
 
     def __init__(
@@ -66,7 +69,8 @@ class Trainer:
             if isinstance(tokens, TokenDataset) and isinstance(vocab, int):
                 check_vocab(tokens, vocab)
         keep_freed_pages()
-        self.model, self.mesh, self.validation = model, mesh, validation
+        self.model, self.data, self.mesh, self.validation = model, data, mesh, validation
+
         def worker(comm: Communicator) -> Worker:
             host = comm.same_host()
             library = choose(arrays, local_rank=host.rank, local_size=host.size)
@@ -80,6 +84,13 @@ class Trainer:
     def step(self) -> int:
         """Steps that the job has done."""
         return next(iter(self.workers.values())).step
+
+    @property
+    def has_terminal(self) -> bool:
+        """Whether a progress bar can be drawn: of several processes, only `mpitrain run` knows."""
+        launched = os.environ.get(TERMINAL_VARIABLE)
+        alone = len(self.workers) == self.mesh.world.size
+        return alone and sys.stdout.isatty() if launched is None else launched == "1"
 
     def fit(
         self,
@@ -95,8 +106,8 @@ class Trainer:
         """Train `steps` further steps; their metrics, the same on every rank.
 
         `report` is called on rank 0 after each step, by default to print progress.  The validation loss, over the first
-        `validation_batches` batches, is taken every `validate_every` steps and after the last.  With a `folder`, a checkpoint is
-        written there every `save_every` steps and after the last, and the newest `keep` are kept.
+        `validation_batches` batches, is taken every `validate_every` steps and after the last.  With a `folder`, a checkpoint
+        is written there every `save_every` steps and after the last, and the newest `keep` are kept.
         """
 
         def due(every: int | None, worker: Worker, last: int) -> bool:
@@ -105,7 +116,7 @@ class Trainer:
         def run(worker: Worker) -> list[Metrics]:
             last = worker.step + steps
             history: list[Metrics] = []
-            progress = Progress() if report is None and worker.place.comm.rank == 0 else None
+            progress = Progress(bar=self.has_terminal) if report is None and worker.place.comm.rank == 0 else None
             tell = progress.step if progress else report
             begin = time.perf_counter()
             while worker.step < last:
@@ -159,7 +170,7 @@ class Trainer:
         return self._each(lambda worker: self._save(worker, Path(folder), keep))[0]
 
     def resume(self, path: str | Path) -> Path | None:
-        """Go on from the checkpoint at `path`, or from the newest whole one in the folder `path`; which one, if there was any."""
+        """Go on from the checkpoint at `path`, or the newest whole one in the folder `path`; which one, if there is any."""
         found = Path(path) if is_checkpoint(Path(path)) else newest(Path(path))
         if found is not None:
             self._each(lambda worker: snapshot.restore(worker, found))

@@ -81,7 +81,7 @@ class Worker:
         settings: Settings,
         arrays: Arrays,
     ) -> None:
-        """Cut the model, create this rank's stages, agree with the neighbours.  Collective: every rank of the mesh constructs."""
+        """Cut the model, create this rank's stages, agree with the neighbours.  Collective."""
         check_batch(settings.batch, place.layout.dp, settings.microbatches)
         self.place, self.model, self.data, self.settings, self.arrays = place, model, data, settings, arrays
         self.optimizer, self.dtype = optimizer, float_dtype(settings.dtype)
@@ -144,7 +144,7 @@ class Worker:
         return Metrics(loss=loss / count if count else math.nan, count=count)
 
     def predict(self, inputs: np.ndarray) -> np.ndarray | None:
-        """The model's output for a batch of `inputs` (the same on every rank), on the ranks of the last stage; `None` elsewhere."""
+        """The model's output for `inputs` (the same on every rank) on the ranks of the last stage; `None` elsewhere."""
         microbatch = Microbatch(samples=tuple(range(len(inputs))), inputs=inputs if 0 in self.stages else None)
         self._run(self._inference(1), [microbatch], _EVALUATION)
         return to_host(self.compute.outputs[0]) if self.last_stage in self.stages else None
@@ -174,7 +174,7 @@ class Worker:
         boundaries = agree_on_boundaries(place.pp, self.owner, self.stages, sample, arrays)
         self.compute = Compute(self.stages, self.model.loss, self.last_stage, mail, arrays)
         self.transfers = Transfers(place.pp, self.owner, boundaries, mail, arrays)
-        self.update = Update(place.comm, self.compute, self.states, dict.fromkeys(self.owned, place.dp.size), self.settings.clip)
+        self.update = Update(place.comm, self.compute, self.states, self.owned, place.dp.size, self.settings.clip)
         self.handlers = {
             Kind.F: self.compute.forward,
             Kind.B: self.compute.backward,
@@ -192,8 +192,9 @@ class Worker:
 
     def owned_by(self, rank: int) -> list[Parameter]:
         """The model's own descriptions of the parameters that `rank` of this pipeline answers for, in the order of `owned`."""
-        mine = [self.model.layers[slice(*self.ranges[stage])] for stage, owner in sorted(self.owner.items()) if owner == rank]
-        return [p for p in Sequential(sum(mine, [])).parameters() if self._first_holder(p.name, rank)]
+        ranges = [self.ranges[stage] for stage, owner in sorted(self.owner.items()) if owner == rank]
+        layers = [layer for start, stop in ranges for layer in self.model.layers[start:stop]]
+        return [p for p in Sequential(layers).parameters() if self._first_holder(p.name, rank)]
 
     def _first_holder(self, name: str, rank: int) -> bool:
         return self.shared.get(name, (rank,))[0] == rank
@@ -215,7 +216,8 @@ class Worker:
         The batch `following` is read ahead.
         """
         runs, later = (
-            share(len(batch), self.place.dp.size, self.place.dp.rank, self.settings.microbatches) for batch in (numbers, following)
+            share(len(batch), self.place.dp.size, self.place.dp.rank, self.settings.microbatches)
+            for batch in (numbers, following)
         )
         samples = [tuple(range(first + start, first + stop)) for start, stop in runs]
         starts, ends = 0 in self.stages, self.last_stage in self.stages
@@ -240,7 +242,7 @@ class Worker:
         self.transfers.end()
 
     def _name_culprit(self, microbatches: Sequence[Microbatch], context: Context, error: NotFiniteError) -> None:
-        """Every rank found `error` in the tally: repeat the forward pass, looking at each module's output, then at the gradients."""
+        """Every rank found `error` in the tally: repeat the forward pass with a look at all outputs, then at the gradients."""
         self._run(self._inference(len(microbatches)), microbatches, replace(context, record=False, check=True))
         for parameter in self.owned:
             if not self.arrays.xp.isfinite(parameter.settled_grad()).all():

@@ -117,7 +117,8 @@ def device_for(visible: int, local_rank: int, local_size: int) -> int:
     if visible >= local_size:
         return local_rank
     raise ValueError(
-        f"{local_size} ranks run on this host and each sees {visible} GPUs; expected 1 (the launcher binds) or at least {local_size}. "
+        f"{local_size} ranks run on this host and each sees {visible} GPUs; "
+        f"expected 1 (the launcher binds) or at least {local_size}. "
         f"Start {visible} ranks a host, or let the launcher bind: `srun --gpus-per-task=1`, "
         "or CUDA_VISIBLE_DEVICES set for each rank"
     )

@@ -8,6 +8,7 @@ and nothing here takes part.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,11 +54,11 @@ _SHARED_CORES = {
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
-#: Tells the ranks that somebody looks: mpiexec stands between them and the terminal, so they cannot see it themselves.
-TERMINAL_VARIABLE = "MPITRAIN_TERMINAL"
-
 #: Set inside an allocation, where mpiexec may reach other machines over a network that it knows better.
 _BATCH = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
+
+#: "1" or "0": whether the output of `launch` is a terminal, which a rank cannot tell (Open MPI gives each a pseudo-terminal).
+TERMINAL_VARIABLE = "MPITRAIN_TERMINAL"
 
 #: How long mpiexec may take to end its ranks when it is told to.
 _PATIENCE_S = 5.0
@@ -121,7 +122,8 @@ def launch(ranks: int, arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="mpitrain-") as folder:
         report = Path(folder, "failure")
         environment = {**os.environ, **settings(ranks, os.environ), REPORT_VARIABLE: os.fspath(report)}
-        environment[TERMINAL_VARIABLE] = str(int(sys.stderr.isatty()))
+        environment[TERMINAL_VARIABLE] = str(int(sys.stdout.isatty()))
+        environment["COLUMNS"] = str(shutil.get_terminal_size().columns)
         code = _wait(subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, start_new_session=True))
         if report.exists():
             first, _, text = report.read_text().partition("\n")

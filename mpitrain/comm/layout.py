@@ -1,8 +1,8 @@
 """`Layout`: how the ranks of a job are numbered along the axes of parallelism.  Pure arithmetic: no ranks needed.
 
-Invariant: rank and coordinates determine each other; the axes are nested in the order of `AXES`, the innermost with neighbouring
-ranks.  Data-parallel replicas exchange whole gradients and so sit innermost, where hosts are shared; pipeline neighbours
-exchange one microbatch's activations and can sit further apart (Narayanan et al. 2021, section 3.2).
+Invariant: rank and coordinates determine each other; the axes are nested in the order of `AXES`, the innermost with
+neighbouring ranks.  Data-parallel replicas exchange whole gradients and so sit innermost, where hosts are shared; pipeline
+neighbours exchange one microbatch's activations and can sit further apart (Narayanan et al. 2021, section 3.2).
 """
 
 from __future__ import annotations

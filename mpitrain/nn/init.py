@@ -33,6 +33,7 @@ class Constant:
     value: float
 
     def __call__(self, stream: Stream, shape: tuple[int, ...], box: Box) -> np.ndarray:
+        """The values in `box`."""
         return np.full([stop - start for start, stop in box], self.value)
 
 
@@ -43,6 +44,7 @@ class Normal:
     std: float
 
     def __call__(self, stream: Stream, shape: tuple[int, ...], box: Box) -> np.ndarray:
+        """The values in `box`."""
         return self.std * _drawn(stream.normal, shape, box)
 
 
@@ -53,6 +55,7 @@ class Uniform:
     bound: float
 
     def __call__(self, stream: Stream, shape: tuple[int, ...], box: Box) -> np.ndarray:
+        """The values in `box`."""
         return self.bound * (2.0 * _drawn(stream.uniform, shape, box) - 1.0)
 
 

@@ -58,6 +58,11 @@ class Module:
         found = {id(p): p for _, module in self.modules() for _, p in module.children() if isinstance(p, Parameter)}
         return list(found.values())
 
+    @property
+    def size(self) -> int:
+        """Number of elements of all parameters."""
+        return sum(p.size for p in self.parameters())
+
     def materialize(self, arrays: Arrays, dtype: np.dtype, *, seed: int = 0) -> None:
         """Create the arrays of all parameters."""
         for parameter in self.parameters():

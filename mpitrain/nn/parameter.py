@@ -15,7 +15,6 @@ from mpitrain.autograd import Weight
 from mpitrain.nn.init import Box, Initializer
 
 
-
 class Parameter(Weight):
     """A weight of a model.
 

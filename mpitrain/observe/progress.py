@@ -17,12 +17,15 @@ from mpitrain.observe.report import StepReport
 class Progress:
     """Shows reports on `stream`, standard output by default.
 
-    Where that is no terminal, a line is written every `every` steps (by default about twenty in all), for each validation and
-    for the last step.  `unit` says what a target is.
+    Without a `bar` (by default where the stream is no terminal), a line is written every `every` steps (by default about twenty
+    in all), for each validation and for the last step.  `unit` says what a target is.
     """
 
-    def __init__(self, stream: TextIO | None = None, *, every: int | None = None, unit: str = "tokens") -> None:
+    def __init__(
+        self, stream: TextIO | None = None, *, bar: bool | None = None, every: int | None = None, unit: str = "tokens"
+    ) -> None:
         self.stream = stream or sys.stdout
+        self.bar = self.stream.isatty() if bar is None else bar
         self.every = every
         self.unit = unit
         self._bar: tqdm | None = None
@@ -31,7 +34,7 @@ class Progress:
 
     def step(self, report: StepReport) -> None:
         """Show that a step is done."""
-        if self.stream.isatty():
+        if self.bar:
             self._move_bar(report)
         elif self._is_due(report):
             self._write_line(report)

@@ -4,4 +4,14 @@ from mpitrain.parallel.data import DataParallel, GradientBuffer
 from mpitrain.parallel.pipeline import agree_on_boundaries, cut_for, layer_costs, parameters_by_stage, partition
 from mpitrain.parallel.tied import TiedWeights, holders
 
-__all__ = ["DataParallel", "GradientBuffer", "TiedWeights", "agree_on_boundaries", "cut_for", "holders", "layer_costs", "parameters_by_stage", "partition"]
+__all__ = [
+    "DataParallel",
+    "GradientBuffer",
+    "TiedWeights",
+    "agree_on_boundaries",
+    "cut_for",
+    "holders",
+    "layer_costs",
+    "parameters_by_stage",
+    "partition",
+]

@@ -23,7 +23,8 @@ def layer_costs(model: Model) -> list[float]:
 
 
 def partition(costs: Sequence[float], stages: int) -> list[tuple[int, int]]:
-    """Cut layers of the given `costs` into `stages` runs, (start, stop) each, such that the costliest run is as cheap as can be.
+    """Cut layers of the given `costs` into `stages` runs, (start, stop) each, such that the costliest run is as cheap as can
+    be.
 
     Exact, by dynamic programming over the number of runs.  `ValueError` if there are more stages than layers.
     """
@@ -35,16 +36,16 @@ def partition(costs: Sequence[float], stages: int) -> list[tuple[int, int]]:
     best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
     for run in range(1, stages + 1):
         best = {
-            stop: min((max(best[start][0], upto[stop] - upto[start]), [*best[start][1], stop]) for start in best if start < stop)
+            stop: min(
+                (max(best[start][0], upto[stop] - upto[start]), [*best[start][1], stop]) for start in best if start < stop
+            )
             for stop in range(run, layers - (stages - run) + 1)
         }
     cuts = best[layers][1]
     return list(zip([0, *cuts[:-1]], cuts, strict=True))
 
 
-def cut_for(
-    model: Model, ranges: Sequence[tuple[int, int]], owner: Mapping[int, int], rank: int
-) -> dict[int, Sequential]:
+def cut_for(model: Model, ranges: Sequence[tuple[int, int]], owner: Mapping[int, int], rank: int) -> dict[int, Sequential]:
     """The stages of `rank`, by number: copies of the model's layers that share nothing with it."""
     mine = sorted(stage for stage, found in owner.items() if found == rank)
     return dict(zip(mine, model.cut([ranges[stage] for stage in mine]), strict=True))

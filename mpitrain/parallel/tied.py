@@ -1,7 +1,7 @@
 """Tied weights across stages: the action TIE, the sum of a shared parameter's gradients over the stages that hold a copy.
 
-Invariant: the copies start with the same bits (a parameter's values follow from its name) and take the same update (the sum), so
-they stay equal and no weight is ever sent.
+Invariant: the copies start with the same bits (a parameter's values follow from its name) and take the same update (the sum),
+so they stay equal and no weight is ever sent.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ def holders(model: Model, ranges: Sequence[tuple[int, int]], owner: Mapping[int,
 class TiedWeights:
     """TIE for the stages of a rank of a pipeline."""
 
-    def __init__(self, comm: Communicator, shared: Mapping[str, tuple[int, ...]], stages: Mapping[int, Sequence[Parameter]]) -> None:
-        """`shared` as `holders` gives it, the same on every rank of `comm`; `stages` maps this rank's stages to their parameters.
+    def __init__(
+        self, comm: Communicator, shared: Mapping[str, tuple[int, ...]], stages: Mapping[int, Sequence[Parameter]]
+    ) -> None:
+        """`shared` as `holders` gives it, the same on every rank of `comm`; `stages` maps this rank's stages to their
+        parameters.
 
         Collective over `comm`: one group is made for each shared parameter.
         """

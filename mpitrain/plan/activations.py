@@ -24,7 +24,8 @@ def saved_bytes(model: Model, sample: np.ndarray) -> list[int]:
     found = []
     x = sample
     for (layer,) in (stage.layers for stage in model.cut([(i, i + 1) for i in range(len(model.layers))])):
-        signature = (type(layer), x.shape, tuple((p.name.partition(".")[2].partition(".")[2], p.shape) for p in layer.parameters()))
+        own_names = [(p.name.split(".", 2)[2], p.shape) for p in layer.parameters()]  # less "layers.N."
+        signature = (type(layer), x.shape, tuple(own_names))
         if signature not in known:
             for p in layer.parameters():
                 p.init = ZEROS

@@ -1,6 +1,7 @@
 """`Action`: one thing that a rank does in a training step, as a value.
 
-Invariant: an action says what, on which stage, for which microbatch, and nothing about how; a program is one list of them a rank.
+Invariant: an action says what, on which stage, for which microbatch, and nothing about how; a program is one list of them a
+rank.
 """
 
 from __future__ import annotations

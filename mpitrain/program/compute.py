@@ -1,7 +1,7 @@
 """Compute on the stages of a rank: the actions F, B, I, W.
 
-Invariant: what an action uses was put into `Mail` by a transfer or by the neighbouring stage on the same rank, and it cannot tell
-which; a microbatch's graph lives from its F to its B or W and no longer.
+Invariant: what an action uses was put into `Mail` by a transfer or by the neighbouring stage on the same rank, and it cannot
+tell which; a microbatch's graph lives from its F to its B or W and no longer.
 """
 
 from __future__ import annotations

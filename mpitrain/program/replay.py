@@ -1,7 +1,8 @@
 """`replay`: walk a program without running it, each rank as far as what it waits for allows.
 
-Invariant: a rank does its actions in order; a receive ends no earlier than its send plus the link's delay; a tally ends when every
-rank has come to it; sends never block.  These are the executor's rules too, so what cannot finish here would hang there.
+Invariant: a rank does its actions in order; a receive ends no earlier than its send plus the link's delay; a tally ends when
+every rank has come to it; sends never block.  These are the executor's rules too, so what cannot finish here would hang
+there.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def replay(program: Program, duration: Callable[[Action], float], delay: Callabl
 def _all_at_tally(program: Program, spans: list[list[Span]]) -> bool:
     """Whether every rank stands at its tally or has passed it."""
     return all(
-        any(span.action.kind is Kind.TALLY for span in done) or (len(done) < len(actions) and actions[len(done)].kind is Kind.TALLY)
+        any(span.action.kind is Kind.TALLY for span in done)
+        or (len(done) < len(actions) and actions[len(done)].kind is Kind.TALLY)
         for actions, done in zip(program, spans, strict=True)
     )

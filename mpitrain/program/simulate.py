@@ -28,7 +28,7 @@ class Costs:
 
     def duration(self, action: Action) -> float:
         """Seconds that `action` keeps its rank busy."""
-        by_stage = {
+        by_stage: dict[Kind, list[Sequence[float]]] = {
             Kind.F: [self.forward],
             Kind.B: [self.input_grad, self.weight_grad],
             Kind.I: [self.input_grad],

@@ -58,8 +58,9 @@ class Transfers:
         arrays: Arrays,
         ahead: int = 2,
     ) -> None:
-        """`owner` maps a stage to its rank in `comm`, `boundaries` a stage to what enters it; `ahead` receives are posted early."""
-        self.comm, self.owner, self.boundaries, self.mail, self.arrays, self.ahead = comm, owner, boundaries, mail, arrays, ahead
+        """`owner` maps a stage to its rank in `comm`, `boundaries` a stage to what enters it; `ahead` receives are early."""
+        self.comm, self.owner, self.boundaries = comm, owner, boundaries
+        self.mail, self.arrays, self.ahead = mail, arrays, ahead
         self.coming: deque[Action] = deque()
         self.posted: dict[Action, tuple[Request, Array]] = {}
         self.sending: deque[tuple[Request, Array]] = deque()
@@ -67,7 +68,7 @@ class Transfers:
 
     def begin(self, actions: Sequence[Action], rows: Sequence[int]) -> None:
         """Start a program whose microbatch i has `rows[i]` samples."""
-        assert not self.posted and not self.sending, "the step before has ended"
+        assert not self.posted, "the step before has ended"
         self.rows = rows
         self.coming = deque(action for action in actions if action.kind in (Kind.RECV_F, Kind.RECV_B))
         for _ in range(self.ahead):

@@ -7,15 +7,15 @@ clips by the same factor; each parameter's gradient enters the norm once, howeve
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mpitrain.arrays import namespace
+from mpitrain.arrays import to_host
 from mpitrain.comm.communicator import Communicator
 from mpitrain.nn import NotFiniteError, Parameter, Statistic
-from mpitrain.optim import OptimizerState
+from mpitrain.optim import OptimizerState, clip_scale, squared_norms
 from mpitrain.program.action import Action
 from mpitrain.program.compute import Compute
 
@@ -40,18 +40,23 @@ class Update:
         comm: Communicator,
         compute: Compute,
         states: Mapping[int, OptimizerState],
-        counted: Mapping[Parameter, int],
+        counted: Sequence[Parameter],
+        replicas: int,
         clip: float | None,
     ) -> None:
-        """`states` by stage; `counted` gives each parameter that this rank counts and how many ranks count it with it."""
-        self.comm, self.compute, self.states, self.counted, self.clip = comm, compute, states, counted, clip
+        """`states` by stage; `counted` are the parameters that this rank, and its `replicas`, enter into the norm."""
+        self.comm, self.compute, self.states, self.clip = comm, compute, states, clip
+        self.counted, self.replicas = counted, replicas
         self.metrics = Metrics(loss=math.nan, count=0)
         self.grad_scale = 1.0
 
     def tally(self, action: Action) -> None:
         """TALLY: add up over all ranks.  `NotFiniteError` on every rank if the loss or a gradient is not finite."""
         training = self.compute.context.record
-        squares = sum(_square(p) / times for p, times in self.counted.items()) if training else 0.0
+        squares = 0.0
+        if training:
+            norms = squared_norms(p for p in self.counted if not isinstance(p, Statistic))
+            squares = sum(float(to_host(square)) for square in norms) / self.replicas
         sums = np.array([self.compute.loss_sum(), self.compute.count, squares])
         self.comm.allreduce(sums)
         loss_sum, count, squares = sums.tolist()
@@ -61,17 +66,8 @@ class Update:
         self.metrics = Metrics(loss=loss, count=count, grad_norm=scale * math.sqrt(squares) if squares >= 0 else math.nan)
         if training and not (math.isfinite(loss) and math.isfinite(self.metrics.grad_norm)):
             raise NotFiniteError(f"loss {loss}, gradient norm {self.metrics.grad_norm}")
-        clipped = self.clip is not None and self.metrics.grad_norm > self.clip
-        self.grad_scale = scale * self.clip / self.metrics.grad_norm if clipped and self.clip else scale
+        self.grad_scale = scale * clip_scale(self.metrics.grad_norm, self.clip)
 
     def step(self, action: Action) -> None:
         """STEP: update the stage's weights with the mean gradient, clipped."""
         self.states[action.stage].step(grad_scale=self.grad_scale, rows=1 / self.compute.context.sample_weight)
-
-
-def _square(parameter: Parameter) -> float:
-    """The sum of the squares of the parameter's accumulated gradient."""
-    if isinstance(parameter, Statistic):
-        return 0.0
-    grad = parameter.settled_grad().ravel()
-    return float(namespace(grad).dot(grad, grad))

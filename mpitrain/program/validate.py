@@ -18,9 +18,9 @@ class ProgramError(ValueError):
 
 
 def validate(program: Program, *, backward: bool = True, max_tag: int | None = None) -> None:
-    """Raise `ProgramError`, showing the culprit in the program's grid, unless
+    """Raise `ProgramError`, showing the culprit in the program's grid, unless the program can be run.
 
-    every microbatch runs forward once and (with `backward`) backward once on every stage, each stage lives on one rank, B comes
+    That is: every microbatch runs forward once and (with `backward`) backward once on every stage, each stage lives on one rank, B comes
     after F and W after I, what a stage needs is there when it runs, every send has its receive, no order of arrival can block
     all ranks, and every message's tag is at most `max_tag`.
     """
@@ -64,7 +64,8 @@ def _check_compute(program: Program, backward: bool) -> None:
         counts = Counter(actions)
         for action, count in counts.items():
             if action.kind in _NEEDS and owner.get(action.stage) != rank:
-                _fail(program, rank, action, f"stage {action.stage} lives on rank {owner.get(action.stage)}; expected one rank a stage")
+                home = owner.get(action.stage)
+                _fail(program, rank, action, f"stage {action.stage} lives on rank {home}; expected one rank a stage")
             if count > 1:
                 _fail(program, rank, action, f"stands {count} times; expected once")
         for stage in (s for s, r in owner.items() if r == rank):

@@ -39,7 +39,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("change, says", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize(("change", "says"), WRONG.values(), ids=WRONG)
 def test_a_wrong_program_is_refused(change, says):
     with pytest.raises(ProgramError) as caught:
         validate(_changed(change))
@@ -57,7 +57,7 @@ def test_a_deadlock_shows_every_waiting_rank():
 
 
 def test_too_many_tags():
-    with pytest.raises(ProgramError, match="tags up to .* and this MPI allows 3"):
+    with pytest.raises(ProgramError, match=r"tags up to .* and this MPI allows 3"):
         validate(add_transfers(gpipe(2, 8)), max_tag=3)
 
 

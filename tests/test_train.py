@@ -1,0 +1,218 @@
+"""The Trainer as a script uses it: it resumes, validates, generates, checks itself, and refuses what does not fit."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import mpitrain as mt
+from mpitrain.autograd import Op, Tensor
+from mpitrain.nn.init import ONES
+
+
+def gpt(**settings):
+    return mt.nn.models.GPT(**{"width": 16, "depth": 2, "heads": 2, "vocab": 31, "context": 8} | settings)
+
+
+def tokens(count=30, vocab=31):
+    return mt.data.TokenDataset((np.arange(8 * count + 1) ** 2 % vocab).astype(np.uint8), 8)
+
+
+def trainer(model=None, *, dp=1, pp=1, data=None, **settings):
+    mesh = mt.Mesh(mt.comm.local(dp * pp), mt.Layout(dp=dp, pp=pp))
+    settings = {"batch": 6, "microbatches": 2, "dtype": "float64", "arrays": "numpy"} | settings
+    optimizer = mt.optim.AdamW(lr=1e-2, schedule=mt.optim.Cosine(steps=20, warmup=2))
+    return mt.Trainer(gpt() if model is None else model, optimizer, data or tokens(), mesh=mesh, **settings)
+
+
+def quiet(report):
+    pass
+
+
+class Scale(Op):
+    """y = x * w: an op as a user writes it."""
+
+    def forward(self, x, w):
+        self.x, self.w = x, w
+        return x * w
+
+    def input_grad(self, dy):
+        return (dy * self.w,)
+
+    def weight_grad(self, dy, *out):
+        out[0][...] = (dy * self.x).sum(axis=0)
+
+
+class Scaled(mt.nn.Module):
+    """A layer as a user writes it."""
+
+    def __init__(self, width):
+        self.weight = mt.nn.Parameter((width,), ONES)
+
+    def forward(self, x):
+        return Scale()(x, weights=[self.weight])
+
+
+def test_a_users_own_op_trains_under_any_layout():
+    random = np.random.default_rng(0)
+    data = mt.data.ArrayDataset(random.normal(size=(40, 5)), random.normal(size=(40, 5)))
+    losses = []
+    for dp, pp in [(1, 1), (2, 2), (1, 3)]:
+        model = mt.nn.Model([Scaled(5), mt.nn.Linear(5, 5), Scaled(5)], mt.nn.MeanSquaredError())
+        job = trainer(model, dp=dp, pp=pp, data=data)
+        losses.append([m.loss for m in job.fit(5, report=quiet)])
+    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("dp", "pp"), [(1, 1), (2, 1), (1, 4)])
+def test_a_job_goes_on_under_another_layout(tmp_path, dp, pp):
+    straight = [m.loss for m in trainer(gpt(dropout=0.1)).fit(8, report=quiet)]
+    first = trainer(gpt(dropout=0.1), dp=2, pp=2)
+    losses = [m.loss for m in first.fit(5, report=quiet, folder=tmp_path, save_every=2, keep=2)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004", "step-00000005"]
+    second = trainer(gpt(dropout=0.1), dp=dp, pp=pp)
+    assert second.resume(tmp_path) == tmp_path / "step-00000005"
+    assert second.step == 5
+    losses += [m.loss for m in second.fit(3, report=quiet)]
+    np.testing.assert_allclose(losses, straight, rtol=1e-9)  # AdamW, so a little above the bound for plain sums
+
+
+def test_there_may_be_nothing_to_resume(tmp_path):
+    job = trainer()
+    assert job.resume(tmp_path) is None
+    assert job.step == 0
+
+
+def test_another_models_checkpoint_is_refused(tmp_path):
+    trainer().save(tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoint .* is of another model: of 40 parameters, 14 missing from it: layers\.3"):
+        trainer(gpt(depth=3)).resume(tmp_path)
+
+
+def test_a_checkpoint_says_what_it_is_of(tmp_path):
+    path = trainer(dp=2, pp=2).save(tmp_path)
+    meta = json.loads((path / "manifest.json").read_text())["meta"]
+    assert meta["model"]["kind"] == "GPT"
+    assert meta["model"]["width"] == 16
+    assert len(list(path.glob("*.safetensors"))) == 4
+
+
+@pytest.mark.parametrize("samples", [1, 5, 13])
+def test_validation_counts_every_sample_once(samples):
+    data = tokens(samples)
+    whole = trainer(batch=samples, microbatches=1).evaluate(data)
+    for dp, pp in [(2, 1), (2, 2), (3, 1)]:
+        dealt = trainer(dp=dp, pp=pp).evaluate(data)
+        assert dealt.count == whole.count == samples * 8
+        np.testing.assert_allclose(dealt.loss, whole.loss, rtol=1e-12)
+
+
+def test_every_layout_writes_the_same_text():
+    texts = []
+    for dp, pp in [(1, 1), (2, 1), (1, 3), (2, 2)]:
+        job = trainer(dp=dp, pp=pp)
+        job.fit(3, report=quiet)
+        texts.append(job.generate([1, 2, 3], 20, temperature=0.8, seed=5))
+    assert texts[0][:3] == [1, 2, 3]
+    assert len(texts[0]) == 23
+    assert texts[1:] == [texts[0]] * 3
+
+
+def test_greedy_text_is_the_argmax():
+    job = trainer()
+    job.fit(3, report=quiet)
+    worker = job.workers[0]
+    prompt = [1, 2, 3]
+    logits = worker.predict(np.array([[1, 2, 3, 0, 0, 0, 0, 0]]))
+    assert job.generate(prompt, 1, temperature=0.0)[-1] == logits[0, 2].argmax()
+
+
+def test_the_self_check_passes_and_can_fail():
+    job = trainer(dp=2, pp=2)
+    job.fit(2, report=quiet)
+    found = job.self_check()
+    assert found.equal
+    assert found.gradient < 1e-12
+    worker = job.workers[3]  # a replica whose weights have drifted
+    worker.owned[0].data *= 1.01
+    found = job.self_check()
+    assert not found.equal
+    before = [m.loss for m in job.fit(1, report=quiet)]
+    assert np.isfinite(before).all()
+
+
+class Overflow(mt.nn.Module):
+    """Not finite from the second batch on."""
+
+    def forward(self, x):
+        late = min(x.context.samples, default=0) >= 6
+        return Tensor(x.data * (np.inf if late else 1.0), context=x.context, needs_grad=x.needs_grad, op=x.op)
+
+
+@pytest.mark.parametrize(("dp", "pp"), [(1, 1), (1, 3), (2, 2)])
+def test_a_loss_that_is_not_a_number_names_the_first_module(dp, pp):
+    model = mt.nn.models.MLP(sizes=(4, 4, 4, 3))
+    layers = [*model.layers[:2], Overflow(), *model.layers[2:]]
+    random = np.random.default_rng(0)
+    data = mt.data.ArrayDataset(random.normal(size=(40, 4)), random.integers(0, 3, 40))
+    job = trainer(mt.nn.Model(layers, mt.nn.CrossEntropy()), dp=dp, pp=pp, data=data)
+    with np.errstate(all="ignore"):
+        job.fit(1, report=quiet)
+        with pytest.raises(mt.nn.NotFiniteError, match=r"the output of module layers\.2 \(Overflow\) is not finite"):
+            job.fit(1, report=quiet)
+
+
+class BadGradient(Op):
+    """Identity whose gradient is not a number."""
+
+    def forward(self, x):
+        return x
+
+    def input_grad(self, dy):
+        return (dy * np.nan,)
+
+
+class Through(mt.nn.Module):
+    def forward(self, x):
+        return BadGradient()(x)
+
+
+def test_a_gradient_that_is_not_a_number_names_its_parameter():
+    model = mt.nn.Model([mt.nn.Linear(4, 4), Through(), mt.nn.Linear(4, 3)], mt.nn.CrossEntropy())
+    data = mt.data.ArrayDataset(np.ones((40, 4)), np.zeros(40, np.int64))
+    with pytest.raises(mt.nn.NotFiniteError, match=r"all outputs are finite, the gradient of layers\.0\.weight is not"):
+        trainer(model, pp=3, data=data).fit(1, report=quiet)
+
+
+REFUSED = {
+    "world": (lambda: mt.Mesh(mt.comm.local(3), mt.Layout(dp=2, pp=2)), "layout dp=2 x pp=2 needs 4 ranks and this job has 3"),
+    "stages": (lambda: trainer(pp=5), "5 stages were asked for and the model has 4 layers"),
+    "batch": (lambda: trainer(dp=2, batch=3), "the batch has 3 samples for dp=2 x microbatches=2"),
+    "vocabulary": (lambda: trainer(gpt(vocab=28)), "token 28 at position 11 .* the vocabulary holds 28"),
+    "schedule": (lambda: trainer(schedule="1b1f"), "schedule '1b1f' is not known; expected one of gpipe, 1f1b"),
+    "dtype": (lambda: trainer(dtype="float8"), "dtype 'float8' is not a floating-point type"),
+    "no data": (lambda: trainer().evaluate(), "no data to evaluate on"),
+    "prompt": (lambda: trainer().generate([], 3), "the prompt is empty"),
+}
+
+
+@pytest.mark.parametrize(("attempt", "says"), REFUSED.values(), ids=REFUSED)
+def test_what_does_not_fit_is_refused(attempt, says):
+    with pytest.raises(ValueError, match=says):
+        attempt()
+
+
+def test_an_error_names_its_action():
+    class Fails(mt.nn.Module):
+        def forward(self, x):
+            if x.context.record:
+                raise RuntimeError("boom")
+            return x
+
+    model = mt.nn.Model([mt.nn.Linear(4, 4), Fails(), mt.nn.Linear(4, 3)], mt.nn.CrossEntropy())
+    data = mt.data.ArrayDataset(np.ones((40, 4)), np.zeros(40, np.int64))
+    with pytest.raises(RuntimeError, match="boom") as caught:
+        trainer(model, pp=3, data=data).fit(1, report=quiet)
+    assert "in action 1F0: F of stage 1, microbatch 0" in caught.value.__notes__
