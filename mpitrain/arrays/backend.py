@@ -79,7 +79,7 @@ def namespace(x: Array) -> Any:
 
 def to_host(x: Array) -> np.ndarray:
     """`x` as a NumPy array: itself on the host, a copy from a device."""
-    return x if isinstance(x, np.ndarray) else np.asarray(x.get())
+    return np.asarray(x if namespace(x) is np else x.get())
 
 
 def choose(override: str | None = None, *, local_rank: int = 0, local_size: int = 1) -> Arrays:
