@@ -206,7 +206,7 @@ def _main(nodeid: str, folder: str, tmp_path: str, timeout: str) -> None:
     sys.stdout.flush()
     if code != pytest.ExitCode.OK:
         time.sleep(0.3)  # let ranks that fail at the same time say so too
-        sys.exit(int(code))
+        sys.exit(f"pytest ended with {code!r}")
 
 
 if __name__ == "__main__":

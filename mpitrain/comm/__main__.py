@@ -1,6 +1,7 @@
 """`python -m mpitrain.comm [-m] TARGET [ARGUMENT …]`: run a script or a module as one rank of a job that `launch` started.
 
-Invariant: the target runs as Python would run it, except that its failure ends the job and that it dies with its launcher.
+Invariant: the target runs as Python would run it, except that its failure ends the job, it dies with its launcher, and
+there is nothing to read.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ def main(arguments: list[str]) -> None:
     """Run the target that `arguments` name."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # Open MPI holds rank 0's input open, so that reading it would never end
     with end_job_on_failure():
         if arguments[0] == "-m":
             sys.argv = arguments[1:]

@@ -42,7 +42,7 @@ def report_failures() -> None:
 
     The interpreter's hooks do not see `sys.exit(3)` in the main thread: `end_job_on_failure` does.
     """
-    faulthandler.enable()
+    faulthandler.enable(2)  # the process's own stderr, whatever sys.stderr has become
 
     def main_hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         end_job(_describe(error), exit_code(error))

@@ -56,14 +56,16 @@ class MpiCommunicator:
     def allreduce(self, x: Array, op: Reduction = Reduction.SUM) -> None:
         """As `Communicator.allreduce`, a chunk at a time."""
         host = self._readable(x)
-        flat = host.reshape(-1)
-        chunk = self._chunk if sum_dtype(x.dtype) == x.dtype else min(self._chunk, 1 << 24)  # bounds the float32 copy
+        flat, wide = host.reshape(-1), sum_dtype(x.dtype)
+        chunk = self._chunk if wide == x.dtype else min(self._chunk, 1 << 24)  # bounds the float32 copy
         for start in range(0, flat.size, chunk):
             part = flat[start : start + chunk]
-            total = part.astype(sum_dtype(x.dtype), copy=False)
-            self._comm.Allreduce(MPI.IN_PLACE, total, _OPS[op])
-            if total is not part:
-                part[...] = total.astype(part.dtype, copy=False)
+            if wide == x.dtype:
+                self._comm.Allreduce(MPI.IN_PLACE, part, _OPS[op])
+            else:
+                total = self._readable(part.astype(wide))
+                self._comm.Allreduce(MPI.IN_PLACE, total, _OPS[op])
+                part[...] = total.astype(x.dtype)
         self._arrived(x, host)
 
     def broadcast(self, x: Array, root: int) -> None:

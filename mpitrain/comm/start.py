@@ -62,6 +62,6 @@ def check_launcher(environment: Mapping[str, str], library: str) -> None:
         if int(environment.get(name, "1")) > 1:
             raise ValueError(
                 f"{name}={environment[name]} processes were started, but {library} sees a world of 1: their launcher belongs "
-                f"to another MPI library. Start with `mpitrain run -n {environment[name]} …`, with the mpiexec of that library, "
+                f"to another MPI library. Start with `mpitrain run -n {environment[name]} …`, with that library's mpiexec, "
                 "or under Slurm with the plugin that it speaks (`srun --mpi=list`; Open MPI: pmix, MPICH: pmi2)"
             )

@@ -46,7 +46,7 @@ class Watchdog:
             if late:
                 report = "\n".join(f"rank {self._rank} has waited {waited:.0f} s for {what}" for waited, what in late)
                 print(report, file=sys.stderr, flush=True)
-                faulthandler.dump_traceback(all_threads=True)
+                faulthandler.dump_traceback(2, all_threads=True)
                 time.sleep(_GRACE_S)
                 end_job(f"{report}\n(the limit is {self._limit_s:g} s; stacks of all stuck ranks are above)", EXIT_CODE)
                 return

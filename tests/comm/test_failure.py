@@ -1,0 +1,116 @@
+"""One rank's failure ends the job: within seconds, with its exit code, its traceback last and printed once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mpitrain.comm.failure import exit_code
+from mpitrain.comm.launch import find_launcher, settings
+
+#: The end of every script: all ranks but those that failed are blocked in MPI.
+PROGRAM = """
+import os, signal, sys, threading, time
+import numpy as np
+import mpitrain.comm
+
+world = mpitrain.comm.world()
+
+def main(comm):
+    {body}
+    comm.irecv(np.zeros(1), (comm.rank + 1) % comm.size, 1).wait()
+
+{start}
+"""
+
+GUARDED = "with mpitrain.comm.end_job_on_failure():\n    world.run(main)"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a program on 3 ranks; its exit code and what it wrote to stderr."""
+
+    def run(body, *, ours, start=GUARDED):
+        script = tmp_path / "program.py"
+        script.write_text(PROGRAM.format(body=body, start=start))
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        if ours:
+            code = "import sys, mpitrain.comm; sys.exit(mpitrain.comm.launch(3, [sys.argv[1]]))"
+            command = [sys.executable, "-c", code, os.fspath(script)]
+        else:
+            environment |= settings(3, environment)
+            command = [os.fspath(find_launcher().mpiexec), "-n", "3", sys.executable, os.fspath(script)]
+        began = time.monotonic()
+        job = subprocess.run(command, env=environment, capture_output=True, timeout=60, stdin=subprocess.DEVNULL, check=False)
+        assert time.monotonic() - began < 15  # the end itself must take less than 5 s; starting takes a while on a busy machine
+        return job.returncode, job.stderr.decode(errors="replace").replace("\0", "").strip()
+
+    return run
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["launch", "mpiexec"])
+@pytest.mark.parametrize(
+    ("body", "code", "last"),
+    [
+        ("if comm.rank == 1: raise KeyError('boom')", 1, "[rank 1] KeyError: 'boom'"),
+        ("if comm.rank == 2: sys.exit(3)", 3, "[rank 2] SystemExit: 3"),
+        ("if comm.rank == 2: sys.exit('enough')", 1, "[rank 2] enough"),
+        (
+            "if comm.rank == 1: threading.Thread(target=lambda: 1 / 0).start()",
+            1,
+            "[rank 1] ZeroDivisionError: division by zero",
+        ),
+        ("raise KeyError('everywhere')", 1, "[rank 0] KeyError: 'everywhere'"),
+    ],
+    ids=["exception", "sys.exit(3)", "sys.exit(text)", "thread", "all ranks"],
+)
+def test_a_failure_ends_the_job(run, ours, body, code, last):
+    returned, errors = run(body, ours=ours)
+    assert returned == code
+    assert errors.count(last) == 1
+    if ours:  # elsewhere mpiexec has the last word
+        assert errors.endswith(last)
+    if "sys.exit('" not in body:
+        assert f"{last[:8]} Traceback (most recent call last):" in errors
+    assert {line[:8] for line in errors.splitlines() if line.startswith("[rank")} == {last[:8]}
+
+
+def test_an_exception_needs_no_guard(run):
+    returned, errors = run("if comm.rank == 1: raise KeyError('boom')", ours=False, start="world.run(main)")
+    assert returned == 1
+    assert errors.count("[rank 1] KeyError: 'boom'") == 1
+
+
+@pytest.mark.parametrize(("number", "name"), [("SIGKILL", "137"), ("SIGSEGV", "139")])
+def test_a_killed_rank_ends_the_job(run, number, name):
+    returned, errors = run(f"if comm.rank == 1: os.kill(os.getpid(), signal.{number})", ours=True)
+    assert returned == int(name)
+    assert "rank 1" in errors
+    if number == "SIGSEGV":
+        assert "Fatal Python error: Segmentation fault" in errors
+        assert "program.py" in errors
+
+
+def test_a_failure_before_mpi_is_there_is_printed_once(run):
+    returned, errors = run("pass", ours=True, start="raise KeyError('early')")
+    assert returned == 1
+    assert errors.count("KeyError: 'early'") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("x"), 1),
+        (SystemExit(), 0),
+        (SystemExit(0), 0),
+        (SystemExit(3), 3),
+        (SystemExit("x"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_exit_codes_are_those_of_python(error, code):
+    assert exit_code(error) == code
