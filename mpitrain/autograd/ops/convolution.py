@@ -8,9 +8,9 @@ from mpitrain.kernels import convolution as kernels
 
 
 def convolution(x: Tensor, weight: Weight, bias: Weight | None = None, *, stride: int = 1, padding: int = 0) -> Tensor:
-    """Cross-correlation of x (n, c, h, w) with weight (o, c, k, l), plus a bias (o,).
+    """Cross-correlation of x (n, c, h, w) with weight (o, c, a, b), plus a bias (o,).
 
-    The output is (n, o, (h + 2 padding - k) // stride + 1, the same of w and l).  `ValueError` if the window does not fit.
+    The output is (n, o, (h + 2 padding - a) // stride + 1, the same of w and b).  `ValueError` if the window does not fit.
     """
     return _Convolution(stride, padding)(x, weights=(weight,) if bias is None else (weight, bias))
 

@@ -31,11 +31,11 @@ class _MaxPool(Op):
 
     def forward(self, x: Array) -> Array:
         self.shape = x.shape
-        y, self.places = kernels.max_pool(x, self.windows)
+        y, self.where = kernels.max_pool(x, self.windows)
         return y
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
-        return (kernels.max_pool_grad(dy, self.places, self.shape, self.windows),)
+        return (kernels.max_pool_grad(dy, self.where, self.shape, self.windows),)
 
 
 class _AveragePool(Op):
