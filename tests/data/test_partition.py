@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpitrain.data import check_batch, share, split
@@ -11,6 +11,7 @@ small = st.integers(1, 12)
 
 
 @given(st.integers(0, 300), st.integers(1, 40))
+@settings(deadline=None)
 def test_split_is_numpys_array_split(count, parts):
     theirs = np.array_split(np.arange(count), parts)
     for (start, stop), part in zip(split(count, parts), theirs, strict=True):
@@ -18,12 +19,14 @@ def test_split_is_numpys_array_split(count, parts):
 
 
 @given(st.integers(0, 300), small, small)
+@settings(deadline=None)
 def test_shares_are_the_parts_of_the_whole_batch_without_empty_ones(count, dp, microbatches):
     dealt = [run for rank in range(dp) for run in share(count, dp, rank, microbatches)]
     assert dealt == [run for run in split(count, dp * microbatches) if run[0] < run[1]]
 
 
 @given(small, small, st.integers(0, 100))
+@settings(deadline=None)
 def test_a_batch_that_passes_leaves_no_microbatch_empty(dp, microbatches, more):
     batch = dp * microbatches + more
     check_batch(batch, dp, microbatches)

@@ -5,7 +5,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpitrain.arrays import Stream
@@ -13,11 +13,13 @@ from mpitrain.data import permute
 
 
 @given(st.integers(1, 5000), st.integers(0, 2**63))
+@settings(deadline=None)
 def test_it_is_a_bijection(size, seed):
     np.testing.assert_array_equal(np.sort(permute(np.arange(size), size, Stream(seed, "x"))), np.arange(size))
 
 
 @given(st.integers(1, 2**60), st.lists(st.integers(0, 2**60 - 1), max_size=20, unique=True))
+@settings(deadline=None)
 def test_large_domains_need_no_memory_and_keep_numbers_apart(size, numbers):
     numbers = np.unique(np.array(numbers, np.int64) % size)
     images = permute(numbers, size, Stream(0, "x"))

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpitrain.data import Position, Sampler, share
@@ -25,6 +25,7 @@ def read(sampler, counts):
 
 
 @given(sizes, st.integers(0, 2**40), st.lists(st.integers(0, 50), max_size=6))
+@settings(deadline=None)
 def test_batches_of_any_sizes_read_the_same_order(size, seed, counts):
     sampler = Sampler(size, seed)
     pieces, position = read(sampler, counts)
@@ -35,6 +36,7 @@ def test_batches_of_any_sizes_read_the_same_order(size, seed, counts):
 
 
 @given(sizes, st.integers(0, 9), st.booleans())
+@settings(deadline=None)
 def test_every_sample_comes_once_an_epoch(size, seed, shuffle):
     numbers, _ = read(Sampler(size, seed, shuffle=shuffle), [3 * size])
     for epoch in numbers.reshape(3, size):
@@ -42,6 +44,7 @@ def test_every_sample_comes_once_an_epoch(size, seed, shuffle):
 
 
 @given(sizes, st.integers(1, 30), st.integers(1, 5), st.integers(1, 5))
+@settings(deadline=None)
 def test_every_layout_reads_the_same_order(size, batch, dp, microbatches):
     sampler = Sampler(size, 5)
     position, dealt = sampler.start(), []
@@ -53,6 +56,7 @@ def test_every_layout_reads_the_same_order(size, batch, dp, microbatches):
 
 
 @given(sizes, st.integers(0, 50), st.integers(0, 50))
+@settings(deadline=None)
 def test_a_run_goes_on_from_its_position_as_json(size, first, second):
     sampler = Sampler(size, 3)
     _, position = read(sampler, [first])

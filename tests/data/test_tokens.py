@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpitrain.data import TokenDataset, check_vocab
 
 
 @given(st.integers(1, 20), st.integers(1, 200))
+@settings(deadline=None)
 def test_every_token_but_the_first_is_a_target_once(context, more):
     tokens = np.arange(context + more, dtype=np.uint16)
     dataset = TokenDataset(tokens, context)

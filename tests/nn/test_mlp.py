@@ -1,5 +1,7 @@
 """The MLP against the same network in torch."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from mpitrain.nn.models import MLP
 def test_loss_and_gradients_are_torchs(sizes):
     model = MLP(sizes=sizes)
     model.materialize(Arrays(), np.dtype(np.float64), seed=3)
-    assert [p.shape for p in model.parameters()] == [s for i, o in zip(sizes, sizes[1:], strict=False) for s in ((o, i), (o,))]
+    assert [p.shape for p in model.parameters()] == [shape for i, o in pairwise(sizes) for shape in ((o, i), (o,))]
     rng = np.random.default_rng(0)
     x, targets = rng.standard_normal((5, 2, sizes[0] // 2)), rng.integers(0, sizes[-1], 5)
 
