@@ -16,12 +16,12 @@ import numpy as np
 from mpitrain.arrays import Arrays, float_dtype, to_host
 from mpitrain.autograd import Context
 from mpitrain.comm import Place
+from mpitrain.comm.allreduce import ring
 from mpitrain.data import Dataset, Loader, Sampler, check_batch, share
 from mpitrain.nn import Model, NotFiniteError, Parameter, Sequential
 from mpitrain.optim import Optimizer, OptimizerState
 from mpitrain.parallel import (
     DataParallel,
-    GradientBuffer,
     TiedWeights,
     agree_on_boundaries,
     cut_for,
@@ -47,11 +47,15 @@ from mpitrain.program import (
     add_tally,
     add_transfers,
     add_update,
+    arm_reduction,
     execute,
     inference,
     owners,
     validate,
 )
+
+#: Bytes of gradients in one message.
+BUCKET_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +97,10 @@ class Worker:
         self.measured: list[Measured] = []
         self._build_stages()
         self._build_handlers()
-        self.training = self._ready(add_update(add_transfers(self._schedule(settings.microbatches)), self.tied_stages))
+        step = add_update(arm_reduction(add_transfers(self._schedule(settings.microbatches))), self.tied_stages)
+        self.training = self._ready(step)
+            add_update(arm_reduction(add_transfers(self._schedule(settings.microbatches))), self.tied_stages)
+        )
 
     @property
     def step(self) -> int:
@@ -133,14 +140,13 @@ class Worker:
         size = self.settings.batch
         samples = len(data) if batches is None else min(len(data), size * batches)
         loss = count = 0.0
-        loader = Loader(data)
-        for start in range(0, samples, size):
-            numbers, following = (np.arange(begin, min(begin + size, samples)) for begin in (start, start + size))
-            microbatches = self._microbatches(loader, numbers, start, following)
-            self._run(self._inference(len(microbatches)), microbatches, _EVALUATION)
-            loss += self.update.metrics.loss * self.update.metrics.count
-            count += self.update.metrics.count
-        loader.close()
+        with Loader(data) as loader:
+            for start in range(0, samples, size):
+                numbers, following = (np.arange(begin, min(begin + size, samples)) for begin in (start, start + size))
+                microbatches = self._microbatches(loader, numbers, start, following)
+                self._run(self._inference(len(microbatches)), microbatches, _EVALUATION)
+                loss += self.update.metrics.loss * self.update.metrics.count
+                count += self.update.metrics.count
         return Metrics(loss=loss / count if count else math.nan, count=count)
 
     def predict(self, inputs: np.ndarray) -> np.ndarray | None:
@@ -159,7 +165,6 @@ class Worker:
         for stage in self.stages.values():
             stage.materialize(self.arrays, self.dtype, seed=settings.seed)
         self.parameters = parameters_by_stage(self.stages)
-        self.buffers = {stage: GradientBuffer(found, self.arrays) for stage, found in self.parameters.items()}
         self.states = {stage: OptimizerState(self.optimizer, found) for stage, found in self.parameters.items()}
         #: For each parameter that several ranks hold, those ranks.
         self.shared = holders(self.model, ranges, self.owner)
@@ -170,11 +175,13 @@ class Worker:
     def _build_handlers(self) -> None:
         """What each kind of action does on this rank."""
         place, arrays, mail = self.place, self.arrays, Mail()
-        sample = arrays.asarray(self.data.batch(np.zeros(1, np.int64))[0]) if 0 in self.stages else None
-        boundaries = agree_on_boundaries(place.pp, self.owner, self.stages, sample, arrays)
-        self.compute = Compute(self.stages, self.model.loss, self.last_stage, mail, arrays)
+        sample = self.data.batch(np.zeros(1, np.int64))[0] if 0 in self.stages else None
+        boundaries = agree_on_boundaries(place.pp, self.owner, self.stages, sample, arrays, self.dtype)
+        self.compute = Compute(self.stages, self.model.loss, self.last_stage, mail, arrays, self.dtype)
         self.transfers = Transfers(place.pp, self.owner, boundaries, mail, arrays)
         self.update = Update(place.comm, self.compute, self.states, self.owned, place.dp.size, self.settings.clip)
+        exchange = (lambda bucket: ring(place.dp, bucket.flat, tag=bucket.index)) if place.dp.size > 1 else None
+        self.replicas = DataParallel(self.parameters, exchange, arrays, bucket_bytes=BUCKET_BYTES)
         self.handlers = {
             Kind.F: self.compute.forward,
             Kind.B: self.compute.backward,
@@ -184,7 +191,8 @@ class Worker:
             Kind.SEND_F: self.transfers.send,
             Kind.RECV_B: self.transfers.receive,
             Kind.SEND_B: self.transfers.send,
-            Kind.REDUCE: DataParallel(place.dp, self.buffers).reduce,
+            Kind.ARM: self.replicas.arm,
+            Kind.REDUCE: self.replicas.reduce,
             Kind.TIE: TiedWeights(place.pp, self.shared, self.parameters).tie,
             Kind.TALLY: self.update.tally,
             Kind.STEP: self.update.step,
@@ -235,7 +243,7 @@ class Worker:
         self.compute.begin(microbatches, context)
         self.transfers.begin(actions, [len(microbatch.samples) for microbatch in microbatches])
         try:
-            self.measured = execute(actions, self.handlers, self.watch)
+            self.measured = execute(actions, self.handlers, self.watch, self.replicas.advance)
         except NotFiniteError:
             self.transfers.end()  # every rank is here, so what was sent will leave
             raise

@@ -6,7 +6,7 @@ gradient that arrived, so a schedule may run them apart (Qi et al. 2024, "Zero b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mpitrain.arrays import Array, namespace
 from mpitrain.autograd.context import Context
@@ -83,12 +83,13 @@ class Weight:
     """An array that training changes, and the gradient that a step accumulates for it.
 
     `grad` is a kept buffer of the same shape; `fresh` says that it holds nothing of this step yet, so that the first
-    contribution is written straight into it and only the following ones are added.
+    contribution is written straight into it and only the following ones are added.  `on_grad` is called after each contribution.
     """
 
     data: Array
     grad: Array | None = None
     fresh: bool = True
+    on_grad: Callable[[Weight], None] | None = None
 
     def __init__(self, data: Array) -> None:
         self.data = data
@@ -155,6 +156,8 @@ class Op:
             if part is not weight.grad:
                 weight.grad += part
             weight.fresh = False
+            if weight.on_grad is not None:
+                weight.on_grad(weight)
 
 
 def _as_tensor(x: Tensor | float, like: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Groups of ranks, and the arrays that travel between them."""
 
+from mpitrain.comm.collective import Collective, InFlight, finish
 from mpitrain.comm.communicator import Communicator, Reduction, Request, World
 from mpitrain.comm.failure import end_job_on_failure
 from mpitrain.comm.launch import launch
@@ -10,7 +11,9 @@ from mpitrain.comm.start import world
 from mpitrain.comm.watchdog import Watchdog
 
 __all__ = [
+    "Collective",
     "Communicator",
+    "InFlight",
     "Layout",
     "Mesh",
     "PeerGoneError",
@@ -21,6 +24,7 @@ __all__ = [
     "Watchdog",
     "World",
     "end_job_on_failure",
+    "finish",
     "launch",
     "local",
     "world",

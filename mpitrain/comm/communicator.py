@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol, TypeVar
 
+import numpy as np
+
 from mpitrain.arrays import Array
 
 T = TypeVar("T")
@@ -22,6 +24,10 @@ class Reduction(Enum):
     SUM = "sum"
     MAX = "max"
     MIN = "min"
+
+
+#: The element-wise function of each reduction, for host and device arrays alike.
+COMBINE = {Reduction.SUM: np.add, Reduction.MAX: np.maximum, Reduction.MIN: np.minimum}
 
 
 class Request(Protocol):

@@ -17,13 +17,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mpitrain.arrays import Array, namespace, sum_dtype
-from mpitrain.comm.communicator import Communicator, Reduction, Request, T
+from mpitrain.comm.communicator import COMBINE, Communicator, Reduction, Request, T
 from mpitrain.comm.staging import fill, staged
 
 #: A stream of messages: (group, source in the world, destination in the world, tag); `None` is the collectives' tag.
 _Channel = tuple[str, int, int, int | None]
-
-_COMBINE = {Reduction.SUM: np.add, Reduction.MAX: np.maximum, Reduction.MIN: np.minimum}
 
 
 class RankDiedError(RuntimeError):
@@ -256,7 +254,7 @@ class LocalCommunicator:
         parts = self._exchange(staged(x), f"allreduce({op.value})")
         total = parts[0].astype(sum_dtype(x.dtype))
         for part in parts[1:]:
-            _COMBINE[op](total, part.astype(total.dtype, copy=False), out=total)
+            COMBINE[op](total, part.astype(total.dtype, copy=False), out=total)
         fill(x, total.astype(x.dtype, copy=False))
 
     def broadcast(self, x: Array, root: int) -> None:

@@ -28,8 +28,7 @@ class Parameter(Weight):
         self.decays = len(shape) > 1 if decays is None else decays
         self.name = ""
         self.box: Box = tuple((0, n) for n in shape)
-        self.grad = None
-        self.fresh = True
+        self.grad, self.fresh, self.on_grad = None, True, None
 
     @property
     def size(self) -> int:

@@ -62,14 +62,20 @@ def parameters_by_stage(stages: Mapping[int, Sequential]) -> dict[int, list[Para
 
 
 def agree_on_boundaries(
-    comm: Communicator, owner: Mapping[int, int], stages: Mapping[int, Sequential], sample: Array | None, arrays: Arrays
+    comm: Communicator,
+    owner: Mapping[int, int],
+    stages: Mapping[int, Sequential],
+    sample: np.ndarray | None,
+    arrays: Arrays,
+    dtype: np.dtype,
 ) -> dict[int, Boundary]:
     """For each stage that borders on one of this rank's: what enters it, learnt by passing one sample down the pipeline once.
 
-    `sample` is the input of one sample, with its sample dim, on the rank of stage 0.  Collective over `comm`.
+    `sample` is the input of one sample, with its sample dim, on the rank of stage 0; real numbers enter as `dtype`.  Collective
+    over `comm`.
     """
     found: dict[int, Boundary] = {}
-    x = sample
+    x = None if sample is None else arrays.asarray(sample, dtype if sample.dtype.kind == "f" else None)
     for stage in range(len(owner)):
         if owner[stage] == comm.rank:
             if stage > 0 and stage in found:

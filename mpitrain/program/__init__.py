@@ -3,7 +3,7 @@
 from mpitrain.program.action import Action, B, F, Kind, Program, Schedule, owners, stages_of
 from mpitrain.program.compute import Compute, Microbatch
 from mpitrain.program.execute import Handlers, Measured, Watch, execute
-from mpitrain.program.lower import add_tally, add_transfers, add_update, without
+from mpitrain.program.lower import add_tally, add_transfers, add_update, arm_reduction, without
 from mpitrain.program.schedules import SCHEDULES, ScheduleFunction, gpipe, inference, one_f_one_b, schedule_named
 from mpitrain.program.simulate import Costs, Timeline, peak_activations, simulate
 from mpitrain.program.transfer import Boundary, Mail, Transfers, tag_of
@@ -35,6 +35,7 @@ __all__ = [
     "add_tally",
     "add_transfers",
     "add_update",
+    "arm_reduction",
     "execute",
     "gpipe",
     "inference",

@@ -23,7 +23,8 @@ class Kind(Enum):
     SEND_F = "SEND_F"  #: send the stage's output to the stage after
     RECV_B = "RECV_B"  #: receive the gradient of the stage's output from the stage after
     SEND_B = "SEND_B"  #: send the gradient of the stage's input to the stage before
-    REDUCE = "REDUCE"  #: sum the stage's gradients over its replicas
+    ARM = "ARM"  #: the backward passes to come complete the stage's gradients: reduce them as they become ready
+    REDUCE = "REDUCE"  #: wait until the stage's gradients are summed over its replicas
     TIE = "TIE"  #: sum the gradients of weights that several stages share
     TALLY = "TALLY"  #: add up loss, count and gradient norm over all ranks
     STEP = "STEP"  #: update the stage's weights

@@ -30,8 +30,11 @@ class Microbatch:
 class Compute:
     """Forward and backward of the stages that a rank owns."""
 
-    def __init__(self, stages: Mapping[int, Sequential], loss: Loss, last_stage: int, mail: Mail, arrays: Arrays) -> None:
-        self.stages, self.loss, self.last_stage, self.mail, self.arrays = stages, loss, last_stage, mail, arrays
+    def __init__(
+        self, stages: Mapping[int, Sequential], loss: Loss, last_stage: int, mail: Mail, arrays: Arrays, dtype: np.dtype
+    ) -> None:
+        self.stages, self.loss, self.last_stage, self.mail = stages, loss, last_stage, mail
+        self.arrays, self.dtype = arrays, dtype
         self.context = Context()
         self.microbatches: Sequence[Microbatch] = ()
         self.live: dict[Slot, tuple[Tensor, Tensor]] = {}
@@ -48,7 +51,9 @@ class Compute:
         self.count = 0.0
         for i, microbatch in enumerate(microbatches):
             if microbatch.inputs is not None:
-                self.mail.inputs[0, i] = self.arrays.asarray(microbatch.inputs)
+                # Real numbers come in the model's type, whatever the files hold; tokens stay integers.
+                dtype = self.dtype if microbatch.inputs.dtype.kind == "f" else None
+                self.mail.inputs[0, i] = self.arrays.asarray(microbatch.inputs, dtype)
 
     def forward(self, action: Action) -> None:
         """F: run the stage; on the last one, the loss too."""

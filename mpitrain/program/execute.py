@@ -28,8 +28,8 @@ class Measured:
     end: float
 
 
-def execute(actions: Sequence[Action], handlers: Handlers, watch: Watch) -> list[Measured]:
-    """Do `actions`; an exception says which one it came from."""
+def execute(actions: Sequence[Action], handlers: Handlers, watch: Watch, between: Callable[[], None]) -> list[Measured]:
+    """Do `actions`, calling `between` after each to move on what is under way; an exception says which one it came from."""
     measured = []
     for action in actions:
         begin = time.perf_counter()
@@ -40,6 +40,7 @@ def execute(actions: Sequence[Action], handlers: Handlers, watch: Watch) -> list
             error.add_note(f"in action {action}: {action.kind.value} of stage {action.stage}" + _of_microbatch(action))
             raise
         measured.append(Measured(action, begin, time.perf_counter()))
+        between()
     return measured
 
 

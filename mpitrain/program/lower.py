@@ -36,8 +36,22 @@ def add_transfers(schedule: Schedule) -> Program:
     return _expand(schedule, transfers)
 
 
+def arm_reduction(program: Program) -> Program:
+    """Before the action that completes a stage's gradients, say so: their reduction can overlap it and all that follows."""
+
+    def armed(actions: Sequence[Action]) -> list[Action]:
+        last = {action.stage: i for i, action in enumerate(actions) if action.kind in (Kind.B, Kind.W)}
+        return [
+            new
+            for i, action in enumerate(actions)
+            for new in ([Action(Kind.ARM, action.stage), action] if last.get(action.stage) == i else [action])
+        ]
+
+    return [armed(actions) for actions in program]
+
+
 def add_update(program: Program, tied_stages: Collection[int] = ()) -> Program:
-    """End the step: reduce each stage's gradients, join those of shared weights, tally, update."""
+    """End the step: wait for each stage's reduced gradients, join those of shared weights, tally, update."""
 
     def ending(actions: Sequence[Action]) -> list[Action]:
         stages = stages_of(actions)

@@ -1,0 +1,40 @@
+"""A collective as a generator of requests, so that one description serves to run it at once or a little at a time.
+
+Invariant: a collective yields each request that it has to wait for, and goes on once that is done; between two yields it only
+computes.  So it makes progress whenever someone asks, and needs no thread, although MPI makes none by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from mpitrain.comm.communicator import Request
+
+#: Yields what it waits for.  Composes by `yield from`.
+Collective = Generator[Request, None, None]
+
+
+class InFlight:
+    """A collective under way."""
+
+    def __init__(self, collective: Collective) -> None:
+        self._collective = collective
+        self._waits_for = next(collective, None)
+
+    def advance(self) -> bool:
+        """Go as far as messages have arrived, without waiting; whether it has ended."""
+        while self._waits_for is not None and self._waits_for.done():
+            self._waits_for = next(self._collective, None)
+        return self._waits_for is None
+
+    def finish(self) -> None:
+        """Run it to its end."""
+        while self._waits_for is not None:
+            self._waits_for.wait()
+            self._waits_for = next(self._collective, None)
+
+
+def finish(collective: Collective) -> None:
+    """Run a collective to its end."""
+    for request in collective:
+        request.wait()
