@@ -27,7 +27,7 @@ import pytest
 
 from mpitrain.comm import Communicator, World, local
 from mpitrain.comm.failure import REPORT_VARIABLE
-from mpitrain.comm.launch import Launcher, find_launcher, settings
+from mpitrain.comm.launch import Launcher, command, find_launcher, settings
 
 #: What a rank may take to start and to end, on top of the test's own limit.
 _MARGIN_S = 8.0
@@ -114,14 +114,13 @@ def _run_ranks(item: pytest.Function, number: int, timeout: float) -> None:
 
 def _start_and_judge(item: pytest.Function, launcher: Launcher, number: int, timeout: float, folder: Path) -> None:
     tmp_path = item.funcargs.get("tmp_path", folder)
-    command = [os.fspath(launcher.mpiexec), "-n", str(number), sys.executable, "-m", "mpitrain.comm", __file__]
-    command += [item.nodeid, os.fspath(folder), os.fspath(tmp_path), str(timeout)]
+    start = command(launcher, number, [__file__, item.nodeid, os.fspath(folder), os.fspath(tmp_path), str(timeout)])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment |= settings(number, environment)
     environment |= {REPORT_VARIABLE: os.fspath(folder / "report"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     with open(folder / "launcher", "wb") as output:
         job = subprocess.Popen(
-            command,
+            start,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

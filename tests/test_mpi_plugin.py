@@ -111,5 +111,5 @@ def test_a_deadlock_shows_the_stacks_of_every_rank(report):
 
 def test_a_killed_rank_is_a_failure(report):
     text = report[1]["test_is_killed[mpi2]"]
-    assert "exit code 137" in text
-    assert "signal 9" in text
+    assert "exit code 137" in text or "exit code 9" in text  # Open MPI, MPICH
+    assert "--- rank 1: did not end" in text

@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -72,8 +73,10 @@ def end_job(report: str, code: int) -> None:
         sys.stderr.write(report)
         sys.stderr.flush()
     else:
-        with contextlib.suppress(FileExistsError), open(launched, "x") as file:  # another rank was first
-            file.write(f"{code}\n{report}")
+        mine = Path(f"{launched}.{rank}")
+        mine.write_text(f"{code}\n{report}")
+        with contextlib.suppress(FileExistsError):  # another rank was first
+            os.link(mine, launched)
     backstop = threading.Timer(_ABORT_LIMIT_S, os._exit, [code])  # should MPI hang in Abort, the launcher sees the exit
     backstop.daemon = True
     backstop.start()

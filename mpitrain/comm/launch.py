@@ -1,8 +1,8 @@
 """`launch`: start the ranks of a job on this machine, with the mpiexec of the libmpi that they will load.
 
-Invariant: this process never loads MPI; when it returns, no process that it started is left; what it sets is what a small
-machine needs, and only where the user's environment says nothing.  On a cluster the site's `mpirun` or `srun` starts the ranks
-and nothing here takes part.
+Invariant: this process never loads MPI; when it returns or dies, no process that it started is left; what it sets is what a
+small machine needs, and only where the user's environment says nothing.  On a cluster the site's `mpirun` or `srun` starts the
+ranks and nothing here takes part.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ print(MPI.get_vendor()[0], flush=True)
 sys.argv[1:] = ["--mpi-library"]
 run.main()
 """
+
+#: Becomes mpiexec, after asking Linux to end it with SIGTERM when the process that started it is gone.
+_TIED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
 
 #: What Open MPI needs on a small machine.  Binding would pin parallel jobs to the same first core; the transports named spare
 #: a second of probing for networks.
@@ -103,6 +106,12 @@ def settings(ranks: int, environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in wanted.items() if name not in environment}
 
 
+def command(launcher: Launcher, ranks: int, target: Sequence[str]) -> list[str]:
+    """What runs `target` (a script, or -m and a module, with arguments) on `ranks` ranks and dies with its parent."""
+    tie = [sys.executable, "-S", "-c", _TIED] if sys.platform == "linux" else []
+    return [*tie, os.fspath(launcher.mpiexec), "-n", str(ranks), sys.executable, "-m", "mpitrain.comm", *target]
+
+
 def launch(ranks: int, arguments: Sequence[str]) -> int:
     """Run `arguments` on `ranks` ranks and return the exit code of the one that failed, 0 if none did.
 
@@ -116,15 +125,13 @@ def launch(ranks: int, arguments: Sequence[str]) -> int:
     script = arguments[0].endswith(".py") or os.sep in arguments[0]
     if script and not Path(arguments[0]).is_file():
         raise ValueError(f"the script {arguments[0]} does not exist (from {Path.cwd()})")
-    launcher = find_launcher()
-    target = list(arguments) if script else ["-m", "mpitrain", *arguments]
-    command = [os.fspath(launcher.mpiexec), "-n", str(ranks), sys.executable, "-m", "mpitrain.comm", *target]
+    start = command(find_launcher(), ranks, arguments if script else ["-m", "mpitrain", *arguments])
     with tempfile.TemporaryDirectory(prefix="mpitrain-") as folder:
         report = Path(folder, "failure")
         environment = {**os.environ, **settings(ranks, os.environ), REPORT_VARIABLE: os.fspath(report)}
         environment[TERMINAL_VARIABLE] = str(int(sys.stdout.isatty()))
         environment["COLUMNS"] = str(shutil.get_terminal_size().columns)
-        code = _wait(subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, start_new_session=True))
+        code = _wait(subprocess.Popen(start, stdin=subprocess.DEVNULL, env=environment, start_new_session=True))
         if report.exists():
             first, _, text = report.read_text().partition("\n")
             sys.stderr.write(text)

@@ -127,13 +127,15 @@ def test_a_signal_ends_every_rank(tmp_path, number):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
-def test_ranks_die_with_a_killed_mpiexec(tmp_path):
+@pytest.mark.parametrize("victim", ["mpiexec", "launch"])
+def test_ranks_die_with_what_started_them(tmp_path, victim):
     (tmp_path / "waiting.py").write_text(WAITING)
     job = start([tmp_path / "waiting.py", tmp_path], ranks=2, stderr=subprocess.DEVNULL)
     pids = pids_of(tmp_path, 2)
-    (mpiexec,) = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
-    os.kill(int(mpiexec), signal.SIGKILL)
-    assert job.wait(15) == 128 + signal.SIGKILL
+    (mpiexec,) = map(int, Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split())
+    os.kill(mpiexec if victim == "mpiexec" else job.pid, signal.SIGKILL)
+    assert job.wait(15) == (128 + signal.SIGKILL if victim == "mpiexec" else -signal.SIGKILL)
+    pids.append(mpiexec)
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline and any(map(alive, pids)):
         time.sleep(0.05)
