@@ -99,8 +99,6 @@ class Worker:
         self._build_handlers()
         step = add_update(arm_reduction(add_transfers(self._schedule(settings.microbatches))), self.tied_stages)
         self.training = self._ready(step)
-            add_update(arm_reduction(add_transfers(self._schedule(settings.microbatches))), self.tied_stages)
-        )
 
     @property
     def step(self) -> int:

@@ -21,8 +21,8 @@ def validate(program: Program, *, backward: bool = True, max_tag: int | None = N
     """Raise `ProgramError`, showing the culprit in the program's grid, unless the program can be run.
 
     That is: every microbatch runs forward once and (with `backward`) backward once on every stage, each stage lives on one
-    rank, B comes after F and W after I, what a stage needs is there when it runs, every send has its receive, no order blocks
-    all ranks, and every message's tag is at most `max_tag`.
+    rank, B comes after F and W after I, what a stage needs is there when it runs, every send has its
+    receive, no order can block all ranks, and every message's tag is at most `max_tag`.
     """
     _check_compute(program, backward)
     _check_order(program)
