@@ -60,8 +60,10 @@ def _explained() -> Iterator[None]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from mpitrain.comm.launch import launch
+    from mpitrain.comm.launch import is_script, launch
 
+    if options.command and not is_script(options.command[0]):
+        _parser().parse_args(options.command)  # so that a wrong option is said once, and before any rank starts
     with _explained():
         return launch(options.n, options.command)
 

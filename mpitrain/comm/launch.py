@@ -112,6 +112,11 @@ def command(launcher: Launcher, ranks: int, target: Sequence[str]) -> list[str]:
     return [*tie, os.fspath(launcher.mpiexec), "-n", str(ranks), sys.executable, "-m", "mpitrain.comm", *target]
 
 
+def is_script(target: str) -> bool:
+    """Whether `target` names a Python script rather than a verb."""
+    return target.endswith(".py") or os.sep in target
+
+
 def launch(ranks: int, arguments: Sequence[str]) -> int:
     """Run `arguments` on `ranks` ranks and return the exit code of the one that failed, 0 if none did.
 
@@ -122,7 +127,7 @@ def launch(ranks: int, arguments: Sequence[str]) -> int:
         raise ValueError(f"{ranks} ranks were asked for; expected at least 1")
     if not arguments:
         raise ValueError("nothing to run was named; expected a verb of mpitrain or a Python script")
-    script = arguments[0].endswith(".py") or os.sep in arguments[0]
+    script = is_script(arguments[0])
     if script and not Path(arguments[0]).is_file():
         raise ValueError(f"the script {arguments[0]} does not exist (from {Path.cwd()})")
     start = command(find_launcher(), ranks, arguments if script else ["-m", "mpitrain", *arguments])

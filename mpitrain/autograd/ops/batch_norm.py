@@ -27,15 +27,14 @@ class _BatchNorm(Op):
         self.eps, self.given = eps, moments
 
     def forward(self, x: Array, weight: Array, bias: Array) -> Array:
-        self.weight = weight
         self.moments = self.given or kernels.moments(x)
         y, self.x_hat, self.inverse = kernels.batch_norm(x, weight, bias, *self.moments, self.eps)
         return y
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
         if self.given:
-            return (dy * (self.weight * self.inverse)[:, None, None],)
-        return (kernels.batch_norm_grad(dy, self.x_hat, self.inverse, self.weight),)
+            return (dy * (self.weights[0].data * self.inverse)[:, None, None],)
+        return (kernels.batch_norm_grad(dy, self.x_hat, self.inverse, self.weights[0].data),)
 
     def weight_grad(self, dy: Array, *out: Array) -> None:
         kernels.scale_grad(dy, self.x_hat, out[0])

@@ -22,11 +22,13 @@ class _Convolution(Op):
     def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         *_, height, width = weight.shape
         self.windows = kernels.Windows(height=height, width=width, stride=self.stride, padding=self.padding)
-        self.x, self.weight = x, weight
+        self.x = x
         return kernels.convolution(x, weight, bias, self.windows)
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
-        return (kernels.convolution_input_grad(dy, self.weight, self.x.shape, self.windows) if self.wanted[0] else None,)
+        if not self.wanted[0]:
+            return (None,)
+        return (kernels.convolution_input_grad(dy, self.weights[0].data, self.x.shape, self.windows),)
 
     def weight_grad(self, dy: Array, *out: Array) -> None:
         kernels.convolution_weight_grad(dy, self.x, out[0], self.windows)

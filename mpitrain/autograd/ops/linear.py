@@ -14,11 +14,11 @@ def linear(x: Tensor, weight: Weight, bias: Weight | None = None) -> Tensor:
 
 class _Linear(Op):
     def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
-        self.x, self.weight = x, weight
+        self.x = x
         return kernels.linear(x, weight, bias)
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
-        return (kernels.linear_input_grad(dy, self.weight) if self.wanted[0] else None,)
+        return (kernels.linear_input_grad(dy, self.weights[0].data) if self.wanted[0] else None,)
 
     def weight_grad(self, dy: Array, *out: Array) -> None:
         kernels.linear_weight_grad(dy, self.x, out[0])

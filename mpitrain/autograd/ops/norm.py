@@ -23,11 +23,10 @@ class _LayerNorm(Op):
 
     def forward(self, x: Array, weight: Array, bias: Array) -> Array:
         y, self.x_hat, self.inverse = norm.layer_norm(x, weight, bias, self.eps)
-        self.weight = weight
         return y
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
-        return (norm.layer_norm_grad(dy, self.x_hat, self.inverse, self.weight),)
+        return (norm.layer_norm_grad(dy, self.x_hat, self.inverse, self.weights[0].data),)
 
     def weight_grad(self, dy: Array, *out: Array) -> None:
         norm.scale_grad(dy, self.x_hat, out[0])
@@ -40,11 +39,10 @@ class _RMSNorm(Op):
 
     def forward(self, x: Array, weight: Array) -> Array:
         y, self.x_hat, self.inverse = norm.rms_norm(x, weight, self.eps)
-        self.weight = weight
         return y
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
-        return (norm.rms_norm_grad(dy, self.x_hat, self.inverse, self.weight),)
+        return (norm.rms_norm_grad(dy, self.x_hat, self.inverse, self.weights[0].data),)
 
     def weight_grad(self, dy: Array, *out: Array) -> None:
         norm.scale_grad(dy, self.x_hat, out[0])
