@@ -33,10 +33,11 @@ class Trainer:
     """Trains `model` on `data` over the ranks of `mesh`.
 
     `batch` samples a step (by default one for each microbatch) are dealt to dp replicas, each running `microbatches` of them
-    through its pipeline by `schedule` (`"gpipe"` or `"1f1b"`).  `clip` bounds the norm of the mean gradient.  `arrays` is
-    `"numpy"`, `"cupy"` or `None` for CuPy where it finds a GPU.  An action that takes longer than `timeout_s` ends the job
-    and says who waits for what.  Every rank constructs it with the same arguments and calls the same methods.  `ValueError`,
-    before any training, where the arguments do not fit together.
+    through its pipeline by `schedule` (`"gpipe"` or `"1f1b"`).  `clip` bounds the norm of the mean gradient; with `overlap`,
+    gradients are summed over the replicas while backward still runs.  `arrays` is `"numpy"`, `"cupy"` or `None` for CuPy where
+    it finds a GPU.  An action that takes longer than `timeout_s` ends the job and says who waits for what.  Every rank
+    constructs it with the same arguments and calls the same methods.  `ValueError`, before any training, where the arguments
+    do not fit together.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Trainer:
         seed: int = 0,
         dtype: str = "float32",
         clip: float | None = None,
+        overlap: bool = True,
         arrays: str | None = None,
         timeout_s: float = 600.0,
     ) -> None:
@@ -63,6 +65,7 @@ class Trainer:
             seed=seed,
             dtype=dtype,
             clip=clip,
+            overlap=overlap,
         )
         vocab = model.settings.get("vocab")
         for tokens in (data, validation):

@@ -71,6 +71,8 @@ class Settings:
     dtype: str = "float32"
     #: Largest norm of the mean gradient, or `None` for no clipping.
     clip: float | None = None
+    #: Whether gradients are summed over the replicas while backward still runs.
+    overlap: bool = True
 
 
 class Worker:
@@ -97,8 +99,9 @@ class Worker:
         self.measured: list[Measured] = []
         self._build_stages()
         self._build_handlers()
-        step = add_update(arm_reduction(add_transfers(self._schedule(settings.microbatches))), self.tied_stages)
-        self.training = self._ready(step)
+        step = add_transfers(self._schedule(settings.microbatches))
+        step = arm_reduction(step) if settings.overlap else step
+        self.training = self._ready(add_update(step, self.tied_stages))
 
     @property
     def step(self) -> int:

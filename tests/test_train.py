@@ -79,6 +79,14 @@ def test_a_job_goes_on_under_another_layout(tmp_path, dp, pp):
     np.testing.assert_allclose(losses, straight, rtol=1e-9)  # AdamW, so a little above the bound for plain sums
 
 
+def test_overlap_changes_when_gradients_are_summed_and_nothing_else():
+    jobs = [trainer(dp=2, overlap=overlap) for overlap in (True, False)]
+    kinds = [[action.kind.name for action in job.workers[0].training] for job in jobs]
+    assert ["ARM" in found for found in kinds] == [True, False]
+    losses = [[m.loss for m in job.fit(4, report=quiet)] for job in jobs]
+    assert losses[0] == losses[1]  # two replicas: a sum of two numbers has one order
+
+
 def test_there_may_be_nothing_to_resume(tmp_path):
     job = trainer()
     assert job.resume(tmp_path) is None

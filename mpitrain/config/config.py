@@ -70,6 +70,8 @@ class TrainSection(Section):
     """Order of forward and backward passes."""
     clip: Positive | None = None
     """Largest norm of the gradient; by default there is none."""
+    overlap: bool = True
+    """Whether gradients are summed over the replicas while backward still runs."""
 
 
 class ValidationSection(Section):
