@@ -2,7 +2,7 @@
 
 from mpitrain.arrays.backend import Array, Arrays, choose, namespace, to_host
 from mpitrain.arrays.dtypes import BFLOAT16, FLOATS, float_dtype, sum_dtype
-from mpitrain.arrays.memory import keep_freed_pages
+from mpitrain.arrays.memory import empty_beside, keep_freed_pages
 from mpitrain.arrays.random import Stream
 from mpitrain.arrays.tiles import row_tiles
 
@@ -13,6 +13,7 @@ __all__ = [
     "Arrays",
     "Stream",
     "choose",
+    "empty_beside",
     "float_dtype",
     "keep_freed_pages",
     "namespace",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mpitrain.arrays import Array
+from mpitrain.arrays import Array, empty_beside, namespace
 from mpitrain.autograd.tensor import Op, Tensor
 
 #: Weight gradients put off: each op with the gradient that arrived at its output.
@@ -33,7 +33,7 @@ def backward(
             pending[key] = grad
             shared.add(key)
         elif key in shared:
-            pending[key] = pending[key] + grad
+            pending[key] = namespace(grad).add(pending[key], grad, out=empty_beside(grad))
             shared.discard(key)
         else:
             pending[key] += grad

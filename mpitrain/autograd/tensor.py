@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mpitrain.arrays import Array, namespace
+from mpitrain.arrays import Array, empty_beside, namespace
 from mpitrain.autograd.context import Context
 
 
@@ -101,7 +101,7 @@ class Weight:
     def settled_grad(self) -> Array:
         """The gradient of the step, zeros if no op contributed to it."""
         if self.grad is None:
-            self.grad = namespace(self.data).empty_like(self.data)
+            self.grad = empty_beside(self.data)
         if self.fresh:
             self.grad.fill(0)
             self.fresh = False
@@ -168,5 +168,5 @@ def _as_tensor(x: Tensor | float, like: Tensor) -> Tensor:
 def _target(weight: Weight) -> Array:
     """Where an op writes a weight's gradient: its own buffer while that holds nothing, a temporary afterwards."""
     if weight.grad is None:
-        weight.grad = namespace(weight.data).empty_like(weight.data)
-    return weight.grad if weight.fresh else namespace(weight.data).empty_like(weight.data)
+        weight.grad = empty_beside(weight.data)
+    return weight.grad if weight.fresh else empty_beside(weight.data)

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from mpitrain.arrays import Array, Arrays, Stream
+from mpitrain.arrays import Array, Arrays, Stream, empty_beside
 from mpitrain.autograd import Weight
 from mpitrain.nn.init import Box, Initializer
 
@@ -43,7 +43,9 @@ class Parameter(Weight):
     def materialize(self, arrays: Arrays, dtype: np.dtype, seed: int) -> None:
         """Create the array: `init` for the stream (seed, name), in `dtype`."""
         values = self.init(Stream(seed, self.name), self.shape, self.box)
-        self.data = arrays.asarray(np.ascontiguousarray(values, dtype))
+        data = empty_beside(values, dtype=dtype)
+        data[...] = values
+        self.data = arrays.asarray(data)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name or '?'}, shape={self.shape})"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mpitrain.arrays import Array, namespace, sum_dtype
+from mpitrain.arrays import Array, empty_beside, sum_dtype
 from mpitrain.nn import Parameter, Statistic
 from mpitrain.optim.optimizer import Optimizer
 
@@ -56,4 +56,6 @@ class OptimizerState:
 
 
 def _zeros_for(x: Array) -> Array:
-    return namespace(x).zeros_like(x, dtype=sum_dtype(x.dtype))
+    zeros = empty_beside(x, dtype=sum_dtype(x.dtype))
+    zeros.fill(0)
+    return zeros

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from gradcheck import Case, check_against_differences, check_against_torch, check_put_off
+from gradcheck import Case, check_against_differences, check_against_torch, check_put_off, run_ours, run_torch
 from torch.nn import functional
 
 from mpitrain.autograd import Context, Tensor, backward, ops
@@ -195,6 +195,21 @@ def test_large_numbers_stay_finite():
     assert loss.data == 2e4
     (dx,) = backward([loss], [np.ones((), np.float32)], leaves=[loss.op.inputs[0]])
     np.testing.assert_array_equal(dx, [[-1, 0, 0, 0, 1]])
+
+
+def test_attention_scores_whose_exponentials_overflow():
+    case = Case(
+        name="large scores",
+        ours=lambda x: ops.attention(x, heads=2, kv_heads=2),
+        theirs=sdpa(2, 2),
+        inputs=((1, 70, 24),),
+        domain=lambda x: 40.0 * x,
+    )
+    check_against_torch(case, np.float64, 1e-11)  # scores of some thousands carry errors of 1e-13, and so do probabilities
+    (x,), _ = case.draw(np.float32)
+    y, expected = run_ours(case, [x], []).y, run_torch(case, [x], []).y
+    # Here scores carry errors of 1e-4.
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
 
 
 def test_wrong_dropout_rows_are_named():

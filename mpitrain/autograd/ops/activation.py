@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from mpitrain.arrays import Array
+from mpitrain.arrays import Array, empty_beside, namespace
 from mpitrain.autograd.tensor import Op, Tensor
 from mpitrain.kernels import activation as kernels
 
@@ -47,7 +47,7 @@ class _Activation(Op):
         return y
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
-        return (dy * self.slope,)
+        return (namespace(dy).multiply(dy, self.slope, out=empty_beside(dy)),)
 
 
 class _SwiGLU(Op):

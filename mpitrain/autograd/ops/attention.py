@@ -6,7 +6,7 @@ queries of all heads, then the keys, then the values, (k*g + k + k) * d numbers;
 
 from __future__ import annotations
 
-from mpitrain.arrays import Array, namespace
+from mpitrain.arrays import Array, empty_beside
 from mpitrain.autograd.tensor import Op, Tensor
 from mpitrain.kernels import attention as kernels
 from mpitrain.kernels.rope import rotate
@@ -25,27 +25,28 @@ class _Attention(Op):
         self.heads, self.kv_heads, self.rope = heads, kv_heads, rope
 
     def forward(self, qkv: Array) -> Array:
-        xp, (b, t, packed) = namespace(qkv), qkv.shape
+        b, t, packed = qkv.shape
         self.head_dim = packed // (self.heads + 2 * self.kv_heads)
         turned = self.heads + self.kv_heads  # queries and keys, the heads that RoPE turns
         qkv = qkv.reshape(b, t, -1, self.head_dim)
         qk, v = qkv[:, :, :turned], qkv[:, :, turned:]
         if self.rope is not None:
-            plain, qk = qk, xp.empty(qk.shape, qk.dtype)
+            plain, qk = qk, empty_beside(qk)
             rotate(plain, *self.rope, out=qk)
-        self.qkv = self._grouped(qk[:, :, : self.heads]), self._grouped(qk[:, :, self.heads :]), self._grouped(v)
-        self.y = xp.empty((b, t, self.heads, self.head_dim), qkv.dtype)
-        self.p = kernels.attention(*self.qkv, out=self._grouped(self.y))
+        q, self.k, self.v = self._grouped(qk[:, :, : self.heads]), self._grouped(qk[:, :, self.heads :]), self._grouped(v)
+        self.y = empty_beside(qkv, (b, t, self.heads, self.head_dim))
+        self.scaled, self.p = kernels.attention(q, self.k, self.v, out=self._grouped(self.y))
         return self.y.reshape(b, t, -1)
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
-        xp, (b, t, heads, d) = namespace(dy), self.y.shape
+        b, t, heads, d = self.y.shape
         turned = heads + self.kv_heads
-        d_qkv = xp.empty((b, t, turned + self.kv_heads, d), dy.dtype)
+        d_qkv = empty_beside(dy, (b, t, turned + self.kv_heads, d))
         d_qk, dv = d_qkv[:, :, :turned], d_qkv[:, :, turned:]
-        d_turned = d_qk if self.rope is None else xp.empty(d_qk.shape, dy.dtype)
+        d_turned = d_qk if self.rope is None else empty_beside(d_qk)
         grads = self._grouped(d_turned[:, :, :heads]), self._grouped(d_turned[:, :, heads:]), self._grouped(dv)
-        kernels.attention_grad(self._grouped(dy.reshape(self.y.shape)), self._grouped(self.y), self.p, *self.qkv, *grads)
+        dy, y = self._grouped(dy.reshape(self.y.shape)), self._grouped(self.y)
+        kernels.attention_grad(dy, y, self.scaled, self.p, self.k, self.v, *grads)
         if self.rope is not None:
             rotate(d_turned, *self.rope, out=d_qk, inverse=True)
         return (d_qkv.reshape(b, t, -1),)

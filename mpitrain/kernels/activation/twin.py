@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from mpitrain.arrays import Array, namespace, row_tiles
+from mpitrain.arrays import Array, empty_beside, namespace, row_tiles
 
 #: A chain on one tile: (xp, x, y to write, slope to write or None).
 Chain = Callable[[Any, Array, Array, Array | None], None]
@@ -23,7 +23,7 @@ def relu(x: Array, *, slope: bool = False) -> tuple[Array, Array | None]:
 
 
 def silu(x: Array, *, slope: bool = False) -> tuple[Array, Array | None]:
-    """The product x s(x) (Elfwing et al. 2018, section 2), with s(x) = (1 + tanh(x/2)) / 2, which does not overflow."""
+    """The product x s(x) (Elfwing et al. 2018, section 2), with the logistic function s."""
     return _tiled(_silu, x, slope)
 
 
@@ -43,8 +43,8 @@ def swiglu(x: Array, *, slope: bool = False) -> tuple[Array, Array | None]:
     The slope has the shape of x: dx = slope * [dy | dy].
     """
     xp, m = namespace(x), x.shape[-1] // 2
-    y = xp.empty((*x.shape[:-1], m), x.dtype)
-    d = xp.empty(x.shape, x.dtype) if slope else None
+    y = empty_beside(x, (*x.shape[:-1], m))
+    d = empty_beside(x) if slope else None
     flat_x, flat_y, flat_d = x.reshape(-1, 2 * m), y.reshape(-1, m), None if d is None else d.reshape(-1, 2 * m)
     for rows in row_tiles(flat_x):
         gate, up = flat_x[rows, :m], flat_x[rows, m:]
@@ -62,7 +62,7 @@ def swiglu(x: Array, *, slope: bool = False) -> tuple[Array, Array | None]:
 def swiglu_grad(dy: Array, slope: Array) -> Array:
     """The gradient of swiglu's input, from that of its output."""
     xp, m = namespace(dy), dy.shape[-1]
-    dx = xp.empty(slope.shape, dy.dtype)
+    dx = empty_beside(slope)
     xp.multiply(slope[..., :m], dy, out=dx[..., :m])
     xp.multiply(slope[..., m:], dy, out=dx[..., m:])
     return dx
@@ -125,8 +125,8 @@ def _horner(x: Array, coefficients: tuple[float, ...]) -> Array:
 
 def _tiled(chain: Chain, x: Array, slope: bool) -> tuple[Array, Array | None]:
     xp = namespace(x)
-    y = xp.empty(x.shape, x.dtype)
-    d = xp.empty(x.shape, x.dtype) if slope else None
+    y = empty_beside(x)
+    d = empty_beside(x) if slope else None
     flat_x, flat_y, flat_d = x.reshape(-1), y.reshape(-1), None if d is None else d.reshape(-1)
     for rows in row_tiles(flat_x):
         chain(xp, flat_x[rows], flat_y[rows], None if flat_d is None else flat_d[rows])
@@ -134,37 +134,39 @@ def _tiled(chain: Chain, x: Array, slope: bool) -> tuple[Array, Array | None]:
 
 
 def _silu(xp: Any, x: Array, y: Array, d: Array | None) -> None:
-    s = x * 0.5
-    xp.tanh(s, out=s)
-    s *= 0.5
-    s += 0.5
-    xp.multiply(x, s, out=y)
-    if d is not None:  # s + y (1 - s)
-        xp.subtract(1.0, s, out=d)
+    _logistic(xp, x, 0.5, y)
+    if d is not None:  # s (1 + x (1 - s))
+        xp.subtract(1.0, y, out=d)
+        d *= x
+        d += 1.0
         d *= y
-        d += s
+    y *= x
 
 
 def _gelu_tanh(xp: Any, x: Array, y: Array, d: Array | None) -> None:
     a = math.sqrt(2.0 / math.pi)
     b = 0.044715 * a
-    squares = x * x
-    t = squares * b
-    t += a
-    t *= x
-    xp.tanh(t, out=t)
-    if d is not None:  # (1 + t)/2 + x (1 - t²) (a + 3 b x²)/2
-        xp.multiply(t, t, out=d)
-        xp.subtract(1.0, d, out=d)
+    p = xp.multiply(x, x, out=empty_beside(x))
+    p *= b
+    p += a
+    _logistic(xp, x, p, y)
+    if d is not None:  # s + x s (1 - s) (2 a + 6 b x²)
+        xp.subtract(1.0, y, out=d)
+        d *= y
         d *= x
-        squares *= 1.5 * b
-        squares += 0.5 * a
-        d *= squares
-    t *= 0.5
-    t += 0.5
-    xp.multiply(x, t, out=y)
-    if d is not None:
-        d += t
+        p *= 6.0
+        p -= 4.0 * a
+        d *= p
+        d += y
+    y *= x
+
+
+def _logistic(xp: Any, x: Array, half: Array | float, out: Array) -> None:
+    """The logistic function of 2 `half` x, as (1 + tanh(half x)) / 2, which does not overflow."""
+    xp.multiply(x, half, out=out)
+    xp.tanh(out, out=out)
+    out *= 0.5
+    out += 0.5
 
 
 def _gelu_erf(xp: Any, x: Array, y: Array, d: Array | None) -> None:

@@ -6,7 +6,7 @@ time; `grad` is only read, so that what scales it (averaging, clipping) costs no
 
 from __future__ import annotations
 
-from mpitrain.arrays import Array, namespace, row_tiles
+from mpitrain.arrays import Array, empty_beside, namespace, row_tiles
 
 
 def adam(
@@ -37,7 +37,7 @@ def adam(
     for tile in row_tiles(exp_avg):
         w, g, m, v, scale = weight[tile], grad[tile], exp_avg[tile], exp_avg_sq[tile], grad_scale
         if scratch is None:
-            scratch = xp.empty_like(m)
+            scratch = empty_beside(m)
         t = scratch[: m.size]
         if l2:
             g, scale = g * scale + w * l2, 1.0

@@ -5,7 +5,7 @@ Legend: n rows, v classes.  Invariant: a row whose target is the ignored index a
 
 from __future__ import annotations
 
-from mpitrain.arrays import Array, namespace, row_tiles
+from mpitrain.arrays import Array, empty_beside, namespace, row_tiles
 
 
 def cross_entropy(
@@ -15,9 +15,9 @@ def cross_entropy(
 
     `logits` is (n, v), `targets` (n,) of integers; s is the label smoothing (Szegedy et al. 2016, section 7).
     """
-    xp, (n, v) = namespace(logits), logits.shape
+    xp, v = namespace(logits), logits.shape[1]
     loss = xp.zeros((), logits.dtype)
-    d_logits = xp.empty((n, v), logits.dtype) if grad else None
+    d_logits = empty_beside(logits) if grad else None
     for rows in row_tiles(logits):
         target = targets[rows]
         counted = target != ignore_index

@@ -6,7 +6,7 @@ each row, and these and the weight are all that the gradients need.
 
 from __future__ import annotations
 
-from mpitrain.arrays import Array, namespace, row_tiles
+from mpitrain.arrays import Array, empty_beside, namespace, row_tiles
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Array, Array]:
@@ -38,27 +38,24 @@ def scale_grad(dy: Array, x_hat: Array, out: Array) -> None:
     dy_nd, x_nd = dy.reshape(-1, d), x_hat.reshape(-1, d)
     out.fill(0)
     for rows in row_tiles(dy_nd):
-        out += xp.sum(dy_nd[rows] * x_nd[rows], axis=0)
+        tile = xp.multiply(dy_nd[rows], x_nd[rows], out=empty_beside(dy_nd[rows]))
+        out += xp.matmul(xp.ones(len(tile), tile.dtype), tile)
 
 
 def _normalise(x: Array, weight: Array, bias: Array | None, eps: float) -> tuple[Array, Array, Array]:
     xp, d = namespace(x), x.shape[-1]
     x_nd = x.reshape(-1, d)
-    y, x_hat = xp.empty(x_nd.shape, x.dtype), xp.empty(x_nd.shape, x.dtype)
-    inverse = xp.empty((len(x_nd), 1), x.dtype)
+    y, x_hat, inverse = empty_beside(x_nd), empty_beside(x_nd), empty_beside(x_nd, (len(x_nd), 1))
+    mean_of = xp.full((d, 1), 1.0 / d, x.dtype)  # means as products: a quarter of the time of sums along rows
     for rows in row_tiles(x_nd):
-        tile, x_rows, y_rows = x_nd[rows], x_hat[rows], y[rows]
-        if bias is None:
-            centred = tile
-        else:
-            mean = tile.sum(axis=1, keepdims=True)
-            mean /= d
-            centred = xp.subtract(tile, mean, out=x_rows)
-        squares = xp.einsum("nd,nd->n", centred, centred)[:, None]
-        squares /= d
-        squares += eps
-        xp.sqrt(squares, out=squares)
-        xp.divide(1.0, squares, out=inverse[rows])
+        centred, x_rows, y_rows = x_nd[rows], x_hat[rows], y[rows]
+        if bias is not None:
+            centred = xp.subtract(centred, centred @ mean_of, out=x_rows)
+        xp.multiply(centred, centred, out=y_rows)
+        variance = y_rows @ mean_of
+        variance += eps
+        xp.sqrt(variance, out=variance)
+        xp.divide(1.0, variance, out=inverse[rows])
         xp.multiply(centred, inverse[rows], out=x_rows)
         xp.multiply(x_rows, weight, out=y_rows)
         if bias is not None:
@@ -69,16 +66,15 @@ def _normalise(x: Array, weight: Array, bias: Array | None, eps: float) -> tuple
 def _normalise_grad(dy: Array, x_hat: Array, inverse: Array, weight: Array, *, centred: bool) -> Array:
     xp, d = namespace(dy), dy.shape[-1]
     dy_nd, x_nd = dy.reshape(-1, d), x_hat.reshape(-1, d)
-    dx = xp.empty(dy_nd.shape, dy.dtype)
+    dx = empty_beside(dy_nd)
+    mean_of = xp.full((d, 1), 1.0 / d, dy.dtype)
     for rows in row_tiles(dy_nd):
         g, x_rows = dx[rows], x_nd[rows]
         xp.multiply(dy_nd[rows], weight, out=g)
-        along = xp.einsum("nd,nd->n", g, x_rows)[:, None]
-        along /= d
+        along = xp.multiply(g, x_rows, out=empty_beside(g))
+        mean = along @ mean_of
         if centred:
-            mean = g.sum(axis=1, keepdims=True)
-            mean /= d
-            g -= mean
-        g -= x_rows * along
+            g -= g @ mean_of
+        g -= xp.multiply(x_rows, mean, out=along)
         g *= inverse[rows]
     return dx.reshape(dy.shape)
