@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from annotated_types import Ge, Le
 from pydantic import AfterValidator
 
 from mpitrain.arrays import float_dtype
@@ -70,6 +71,8 @@ class TrainSection(Section):
     """Order of forward and backward passes."""
     clip: Positive | None = None
     """Largest norm of the gradient; by default there is none."""
+    zero: Annotated[int, Ge(0), Le(3)] = 0
+    """What replicas share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
     overlap: bool = True
     """Whether gradients are summed over the replicas while backward still runs."""
 
@@ -128,5 +131,5 @@ class Config(Section):
     check: CheckSection = CheckSection()
 
     def build_optimizer(self) -> Optimizer:
-        """The optimizer with its schedule over the run's steps."""
-        return self.optimizer.build(self.schedule.build(self.run.steps))
+        """The optimizer with its schedule over the run's steps, its learning rate scaled to the run's batch."""
+        return self.optimizer.for_batch(self.train.batch).build(self.schedule.build(self.run.steps))

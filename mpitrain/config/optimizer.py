@@ -6,7 +6,7 @@ Invariant: the keys are the arguments of the optimizer or the schedule, so `buil
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field
 
@@ -44,11 +44,21 @@ class GroupSection(Section):
 class _Optimizer(Section):
     lr: Positive
     """Learning rate, before the schedule's factor."""
+    base_batch: Count | None = None
+    """Batch that `lr` is right for, from which it is scaled to the run's; by default it is taken as it is."""
+    scaling: Literal["linear", "sqrt"] = "linear"
+    """How it is scaled; either way, give the schedule a warm-up."""
     groups: tuple[GroupSection, ...] = ()
     """Settings for some parameters."""
 
+    def for_batch(self, batch: int) -> Self:
+        """The section with the learning rate for `batch` samples a step."""
+        base = batch if self.base_batch is None else self.base_batch
+        return self.model_copy(update={"lr": optim.scaled_lr(self.lr, batch, base, self.scaling)})
+
     def _arguments(self, schedule: optim.LearningRate) -> dict[str, Any]:
-        return self.settings() | {"schedule": schedule, "groups": tuple(group.build() for group in self.groups)}
+        settings = {key: value for key, value in self.settings().items() if key not in ("base_batch", "scaling")}
+        return settings | {"schedule": schedule, "groups": tuple(group.build() for group in self.groups)}
 
 
 class SGDSection(_Optimizer):
@@ -115,6 +125,22 @@ class LAMBSection(_Optimizer):
         return optim.LAMB(**self._arguments(schedule))
 
 
+class LARSSection(_Optimizer):
+    """LARS, for large batches of images."""
+
+    kind: Literal["lars"]
+    momentum: Beta = 0.9
+    """How much of the last step stays."""
+    trust: Positive = 0.001
+    """Length of a step against the weight's norm, at a rate of 1."""
+    weight_decay: NotNegative = 0.0
+    """Added to the gradient, times the weight."""
+
+    def build(self, schedule: optim.LearningRate) -> optim.Optimizer:
+        """The optimizer."""
+        return optim.LARS(**self._arguments(schedule))
+
+
 class ConstantSection(Section):
     """No change after the warm-up."""
 
@@ -171,5 +197,5 @@ class WSDSection(Section):
         return optim.WSD(steps=steps, **self.settings())
 
 
-OptimizerSection = Annotated[SGDSection | AdamSection | AdamWSection | LAMBSection, Field(discriminator="kind")]
+OptimizerSection = Annotated[SGDSection | AdamSection | AdamWSection | LAMBSection | LARSSection, Field(discriminator="kind")]
 ScheduleSection = Annotated[ConstantSection | LinearSection | CosineSection | WSDSection, Field(discriminator="kind")]

@@ -1,12 +1,15 @@
 """Optimizers, learning-rate schedules, clipping."""
 
 from mpitrain.optim.clip import clip_scale, squared_norms
-from mpitrain.optim.optimizer import LAMB, SGD, Adam, AdamW, Group, Optimizer
+from mpitrain.optim.optimizer import LAMB, LARS, SGD, Adam, AdamW, Group, Optimizer
+from mpitrain.optim.scaling import SCALINGS, scaled_lr
 from mpitrain.optim.schedule import WSD, Constant, Cosine, LearningRate, Linear
 from mpitrain.optim.state import OptimizerState
 
 __all__ = [
     "LAMB",
+    "LARS",
+    "SCALINGS",
     "SGD",
     "WSD",
     "Adam",
@@ -19,5 +22,6 @@ __all__ = [
     "Optimizer",
     "OptimizerState",
     "clip_scale",
+    "scaled_lr",
     "squared_norms",
 ]

@@ -14,6 +14,7 @@ from typing import Self
 from mpitrain.arrays import Array
 from mpitrain.kernels.adam import adam
 from mpitrain.kernels.lamb import lamb
+from mpitrain.kernels.lars import lars
 from mpitrain.kernels.sgd import sgd
 from mpitrain.nn import Parameter
 from mpitrain.optim.schedule import Constant, LearningRate
@@ -138,3 +139,25 @@ class LAMB(Optimizer):
         m, v = slots["exp_avg"], slots["exp_avg_sq"]
         rule = {"lr": lr, "eps": self.eps, "grad_scale": grad_scale, "decay": self.weight_decay}
         lamb(weight, grad, m, v, step=step, betas=self.betas, **rule)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LARS(Optimizer):
+    """Gradient descent with momentum, whose rate for each weight is `lr` `trust` ‖w‖ / (‖g‖ + decay ‖w‖) (You et al. 2017).
+
+    The rate is inside of the momentum, as in the paper.  It applies to every weight; weight decay to those that decay.
+    """
+
+    momentum: float = 0.9
+    trust: float = 0.001
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The momentum buffer, if there is momentum."""
+        return ("momentum_buffer",) if self.momentum else ()
+
+    def update(self, weight: Array, grad: Array, slots: Slots, *, lr: float, step: int, grad_scale: float) -> None:
+        """See `mpitrain.kernels.lars`."""
+        buffer = slots.get("momentum_buffer")
+        rule = {"trust": self.trust, "momentum": self.momentum, "decay": self.weight_decay}
+        lars(weight, grad, buffer, lr=lr, grad_scale=grad_scale, **rule)

@@ -63,6 +63,7 @@ OPTIMIZERS = {
     "adam": ({"betas": (0.8, 0.9), "eps": 1e-6}, optim.Adam),
     "adamw": ({"weight_decay": 0.1}, optim.AdamW),
     "lamb": ({"weight_decay": 0.1}, optim.LAMB),
+    "lars": ({"weight_decay": 0.1, "trust": 0.02, "momentum": 0.8}, optim.LARS),
 }
 
 

@@ -1,4 +1,4 @@
-"""Optimizers against torch's, step by step in float64; LAMB against its paper's algorithm."""
+"""Optimizers against torch's, step by step in float64; LAMB and LARS against their papers' algorithms."""
 
 import numpy as np
 import pytest
@@ -101,7 +101,42 @@ def test_lamb_is_its_papers_algorithm(decay, start):
     np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-13)  # norms of 33,499 elements, summed in tiles
 
 
-@pytest.mark.parametrize("optimizer", [optim.SGD(lr=0.1, momentum=0.9), optim.AdamW(lr=0.1), optim.LAMB(lr=0.1)], ids=repr)
+def algorithm_1(w, grads, *, lr, steps, m, beta, eta):
+    """LARS as You et al. 2017 print it, with their rate, lr (1 - t / T)^2, and λ = 1 where a norm is zero."""
+    v = np.zeros_like(w)
+    for t, g in enumerate(grads):
+        gamma = lr * (1 - t / steps) ** 2
+        norm, grad_norm = np.linalg.norm(w), np.linalg.norm(g)
+        local = eta * norm / (grad_norm + beta * norm) if norm > 0 and grad_norm > 0 else 1.0
+        v = m * v + gamma * local * (g + beta * w)
+        w = w - v
+    return w
+
+
+@pytest.mark.parametrize("start", ["random", "zero"])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_lars_is_its_papers_algorithm(momentum, decay, start):
+    weight, grads = drawn()
+    weight = weight if start == "random" else np.zeros_like(weight)
+    expected = algorithm_1(weight, grads, lr=3.0, steps=STEPS, m=momentum, beta=decay, eta=0.02)
+    optimizer = optim.LARS(
+        lr=3.0, schedule=lambda step: (1 - step / STEPS) ** 2, weight_decay=decay, momentum=momentum, trust=0.02
+    )
+    actual = ours(optimizer, weight, grads, grad_scale=0.5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-13)  # norms of 33,499 elements, summed in tiles
+
+
+def test_lars_does_not_move_a_weight_without_gradient():
+    """One that no op contributed to in this step: the norm of its gradient is zero."""
+    weight, _ = drawn()
+    np.testing.assert_array_equal(ours(optim.LARS(lr=3.0), weight, [np.zeros_like(weight)]), weight)
+
+
+OPTIMIZERS = [optim.SGD(lr=0.1, momentum=0.9), optim.AdamW(lr=0.1), optim.LAMB(lr=0.1), optim.LARS(lr=0.1)]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 def test_the_gradient_is_only_read(optimizer):
     weight, grads = drawn()
     before = grads[0].copy()
