@@ -1,0 +1,6 @@
+"""Sums that are exact, and so the same in every order and grouping."""
+
+from mpitrain.kernels.exact_sum.scalars import EXACT_WORDS, from_exact, to_exact
+from mpitrain.kernels.exact_sum.twin import LIMIT, MAX_ADDENDS, RESOLUTION, exact_zeros, fold, restore
+
+__all__ = ["EXACT_WORDS", "LIMIT", "MAX_ADDENDS", "RESOLUTION", "exact_zeros", "fold", "from_exact", "restore", "to_exact"]

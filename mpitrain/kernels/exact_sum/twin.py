@@ -1,0 +1,78 @@
+"""Sums of float arrays as integers on a fixed grid: each addend is rounded once, by itself, and the sum of those is exact.
+
+Invariant: a total is a pair of integers (hi, lo) for each element and stands for hi 2⁻²⁰ + lo 2⁻⁶⁴.  Integers add without
+rounding, so totals of the same addends, in any order, grouping and place, stand for the same number; `restore` depends on that
+number alone.  The idea is Demmel and Nguyen 2013, "Fast reproducible floating-point summation", with bins that never move.
+
+Proof.  Let x be finite with |x| < 2²⁴ = `LIMIT`; float16, bfloat16 and float32 are float64 exactly.  `fold` computes in float64
+
+    s = 2²⁰ x             exact: a power of two;      |s| < 2⁴⁴
+    h = rint(s)           exact: an integer;          |h| ≤ 2⁴⁴
+    r = s - h             exact: |r| ≤ ½, and a multiple of the last bit of s, so it has no more bits than s
+    l = rint(2⁴⁴ r)       the one rounding;           |l| ≤ 2⁴³, |2⁴⁴ r - l| ≤ ½
+
+so an addend enters as h 2⁻²⁰ + l 2⁻⁶⁴, off by at most 2⁻⁶⁵, half of `RESOLUTION`; not at all if its last bit is worth 2⁻⁶⁴ or
+more, which holds for every float32 with |x| ≥ 2⁻⁴¹ ≈ 4.5e-13 and every float64 with |x| ≥ 2⁻¹².  With at most 2¹⁸ =
+`MAX_ADDENDS` addends |hi| ≤ 2⁶² and |lo| ≤ 2⁶¹: int64 does not overflow, whatever the order.  `restore` carries, so that
+-2⁴³ ≤ lo < 2⁴³; a number has one such pair.  Then hi + lo 2⁻⁴⁴ in float64 is the correctly rounded total while |total| < 2³³
+(hi and lo are exact there) and within one more rounding beyond; it is then rounded to the wanted type.
+
+What lies outside is not summed wrongly in silence: `peak` keeps the largest |x| that came in, NaN if one was.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpitrain.arrays import Array, empty_beside, namespace, row_tiles
+
+#: Addends have to be smaller.
+LIMIT = 2.0**24
+#: Distance of the numbers that a total can stand for.
+RESOLUTION = 2.0**-64
+#: Addends of one total, over all ranks.
+MAX_ADDENDS = 2**18
+
+_COARSE_BITS, _FINE_BITS = 20, 44
+
+
+def exact_zeros(x: Array) -> Array:
+    """A total of nothing for arrays like `x`: hi and lo, int64 of shape (2, x.size)."""
+    total = empty_beside(x, (2, x.size), np.dtype(np.int64))
+    total.fill(0)
+    return total
+
+
+def fold(x: Array, total: Array, peak: Array) -> None:
+    """Add `x` to `total` and raise `peak` (shape (), of x's dtype) to the largest |x|.
+
+    Where an |x| is NaN or `LIMIT` or more, `peak` says so and `total` holds nothing of use any more.
+    """
+    xp, flat = namespace(x), x.reshape(-1)
+    with np.errstate(invalid="ignore"):  # of what is not finite, or too large for an integer: `peak` tells
+        for tile in row_tiles(total[0]):
+            part, (hi, lo) = flat[tile], total[:, tile]
+            xp.maximum(peak, xp.maximum(part.max(), -part.min()), out=peak)
+            s = part.astype(np.float64)
+            s *= 2.0**_COARSE_BITS
+            h = xp.rint(s)
+            s -= h
+            s *= 2.0**_FINE_BITS
+            hi += h.astype(np.int64)
+            lo += xp.rint(s, out=s).astype(np.int64)
+
+
+def restore(total: Array, out: Array) -> None:
+    """Write the number that `total` stands for, rounded to its type, into the flat array `out`; `total` becomes zero."""
+    for tile in row_tiles(total[0]):
+        hi, lo = total[:, tile]
+        carry = lo + (1 << (_FINE_BITS - 1))
+        carry >>= _FINE_BITS
+        hi += carry
+        carry <<= _FINE_BITS
+        lo -= carry
+        x = lo * 2.0**-_FINE_BITS
+        x += hi
+        x *= 2.0**-_COARSE_BITS
+        out[tile] = x
+    total.fill(0)
