@@ -43,19 +43,19 @@ def self_check(worker: Worker) -> Difference | None:
     weights = gather(worker, lambda p: p.data)
     metrics = worker.gradients_only()
     gradients = gather(worker, lambda p: p.settled_grad())
-    clear_gradients(worker)
+    worker.holding.clear_gradients()
     if worker.place.comm.rank > 0:
         return None
-    settings = replace(worker.settings, microbatches=worker.settings.microbatches * worker.place.dp.size)
+    settings = replace(worker.settings, microbatches=worker.settings.microbatches * worker.place.dp.size, zero=0)
     mesh = Mesh(local(1), Layout())
 
     def alone(comm: Communicator) -> tuple[float, dict[str, np.ndarray]]:
         one = Worker(mesh.place(comm), worker.model, worker.optimizer, worker.data, settings, worker.arrays)
-        for parameter in one.owned:
+        for parameter in one.holding.owned:
             parameter.data[...] = one.arrays.asarray(weights[parameter.name])
         one.position = worker.position
         loss = one.gradients_only().loss
-        return loss, {p.name: to_host(p.settled_grad()) for p in one.owned}
+        return loss, {p.name: to_host(p.settled_grad()) for p in one.holding.owned}
 
     ((loss, expected),) = mesh.world.run(alone)
     differences = {name: _relative(gradients[name], grad) for name, grad in expected.items()}
@@ -70,27 +70,23 @@ def self_check(worker: Worker) -> Difference | None:
 
 
 def gather(worker: Worker, of: Callable[[Parameter], Array]) -> dict[str, np.ndarray]:
-    """`of` each parameter of the model, by name, on rank 0 of the job; empty on the other ranks.  Collective."""
-    place = worker.place
-    if place.dp.rank > 0:
+    """`of` each parameter of the model, whole, by name, on rank 0 of the job; empty on the other ranks.  Collective."""
+    place, holding = worker.place, worker.holding
+    if place.comm.rank > 0:
+        for parameter in holding.owned:
+            place.comm.isend(worker.arrays.xp.ascontiguousarray(of(parameter)), 0, 0).wait()
         return {}
-    if place.pp.rank > 0:
-        for parameter in worker.owned:
-            place.pp.isend(worker.arrays.xp.ascontiguousarray(of(parameter)), 0, 0).wait()
-        return {}
-    found = {p.name: to_host(of(p)).copy() for p in worker.owned}
-    for rank in range(1, place.pp.size):
-        for parameter in worker.owned_by(rank):
-            found[parameter.name] = np.empty(parameter.shape, worker.dtype)
-            place.pp.irecv(found[parameter.name], rank, 0).wait()
+    found = {p.name: np.empty(p.shape, worker.dtype) for p in worker.model.parameters()}
+    for rank in range(place.comm.size):
+        coordinates = place.layout.coordinates(rank)
+        for i, parameter in enumerate(holding.owned_by(**coordinates)):
+            if rank == 0:
+                part = to_host(of(holding.owned[i]))
+            else:
+                part = np.empty(parameter.box_shape, worker.dtype)
+                place.comm.irecv(part, rank, 0).wait()
+            found[parameter.name][tuple(slice(start, stop) for start, stop in parameter.box)] = part
     return found
-
-
-def clear_gradients(worker: Worker) -> None:
-    """Forget what a pass without an update accumulated."""
-    for parameters in worker.parameters.values():
-        for parameter in parameters:
-            parameter.clear_grad()
 
 
 def _relative(a: Array | float, b: Array | float) -> float:

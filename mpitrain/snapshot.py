@@ -20,10 +20,7 @@ def write(worker: Worker, folder: Path) -> Path:
     """Write `folder/step-N`.  Collective; returns the new folder."""
     model = {"kind": type(worker.model).__name__, **worker.model.settings}
     meta = {"model": model, "position": asdict(worker.position), "layout": worker.place.layout.sizes}
-    arrays = list(_arrays(worker).items())
-    # Replicas hold the same: each writes its share.
-    mine = arrays[worker.place.dp.rank :: worker.place.dp.size]
-    entries = [Entry(name=name, array=array, shape=p.shape, box=p.box) for name, (array, p) in mine]
+    entries = [Entry(name=name, array=array, shape=p.shape, box=p.box) for name, (array, p) in _owned(worker).items()]
     return save(folder, worker.step, worker.place.comm, entries, meta)
 
 
@@ -32,17 +29,24 @@ def restore(worker: Worker, path: Path) -> None:
     checkpoint = Checkpoint.open(path)
     checkpoint.check(worker.model.parameters())
     checkpoint.verify(worker.place.comm)
-    for name, (array, parameter) in _arrays(worker, every=True).items():
+    for name, (array, parameter) in _kept(worker).items():
         array[...] = worker.arrays.asarray(checkpoint.read(name, parameter.box), array.dtype)
+    if worker.holding.zero:
+        worker.holding.zero.refresh()
     worker.position = Position(**checkpoint.meta["position"])
-    for state in worker.states.values():
+    for state in worker.holding.states.values():
         state.step_count = checkpoint.manifest.step
 
 
-def _arrays(worker: Worker, *, every: bool = False) -> dict[str, tuple[Array, Parameter]]:
-    """Weights and optimizer state by global name: those that this rank answers for, or every one that it holds."""
-    found = {p.name: (p.data, p) for parameters in worker.parameters.values() for p in parameters}
-    for state in worker.states.values():
+def _kept(worker: Worker) -> dict[str, tuple[Array, Parameter]]:
+    """Weights and optimizer state by global name: every array that this rank keeps, with the parameter that it belongs to."""
+    found = {p.name: (p.data, p) for kept in worker.holding.kept.values() for p in kept}
+    for state in worker.holding.states.values():
         found |= state.arrays()
-    answers_for = {id(p) for p in worker.owned}
-    return {name: pair for name, pair in found.items() if every or id(pair[1]) in answers_for}
+    return found
+
+
+def _owned(worker: Worker) -> dict[str, tuple[Array, Parameter]]:
+    """Those that this rank answers for."""
+    owned = {id(p) for p in worker.holding.owned}
+    return {name: pair for name, pair in _kept(worker).items() if id(pair[1]) in owned}

@@ -55,6 +55,7 @@ class Trainer:
         dtype: str = "float32",
         clip: float | None = None,
         overlap: bool = True,
+        zero: int = 0,
         arrays: str | None = None,
         timeout_s: float = 600.0,
     ) -> None:
@@ -66,6 +67,7 @@ class Trainer:
             dtype=dtype,
             clip=clip,
             overlap=overlap,
+            zero=zero,
         )
         vocab = model.settings.get("vocab")
         for tokens in (data, validation):

@@ -7,8 +7,8 @@ hands them to the one executor.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,20 +16,11 @@ import numpy as np
 from mpitrain.arrays import Arrays, float_dtype, to_host
 from mpitrain.autograd import Context
 from mpitrain.comm import Place
-from mpitrain.comm.allreduce import ring
 from mpitrain.data import Dataset, Loader, Sampler, check_batch, share
-from mpitrain.nn import Model, NotFiniteError, Parameter, Sequential
-from mpitrain.optim import Optimizer, OptimizerState
-from mpitrain.parallel import (
-    DataParallel,
-    TiedWeights,
-    agree_on_boundaries,
-    cut_for,
-    holders,
-    layer_costs,
-    parameters_by_stage,
-    partition,
-)
+from mpitrain.holding import Holding
+from mpitrain.nn import Model, NotFiniteError
+from mpitrain.optim import Optimizer
+from mpitrain.parallel import DataParallel, TiedWeights, agree_on_boundaries, kept_bucket, passing_bucket, sum_over
 from mpitrain.program import (
     Action,
     Compute,
@@ -49,8 +40,11 @@ from mpitrain.program import (
     add_update,
     arm_reduction,
     execute,
+    gather_after_update,
+    gather_around,
     inference,
     owners,
+    refine,
     validate,
 )
 
@@ -73,6 +67,8 @@ class Settings:
     clip: float | None = None
     #: Whether gradients are summed over the replicas while backward still runs.
     overlap: bool = True
+    #: What the replicas share out (ZeRO): 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.
+    zero: int = 0
 
 
 class Worker:
@@ -97,21 +93,33 @@ class Worker:
         #: Called around each action, to name one that never returns.
         self.watch: Watch = nullcontext
         self.measured: list[Measured] = []
-        self._build_stages()
+        self.owner = owners(self._schedule(settings.microbatches))
+        self.last_stage = len(self.owner) - 1
+        self.holding = Holding(
+            model, place, self.owner, optimizer, zero=settings.zero, arrays=arrays, dtype=self.dtype, seed=settings.seed
+        )
+        self.stages = self.holding.stages
         self._build_handlers()
         step = add_transfers(self._schedule(settings.microbatches))
-        step = arm_reduction(step) if settings.overlap else step
-        self.training = self._ready(add_update(step, self.tied_stages))
+        step = arm_reduction(step, each=self.zero_level > 1) if settings.overlap else step
+        step = add_update(step, self.holding.tied_stages)
+        step = gather_after_update(step) if self.zero_level in (1, 2) else step
+        self.training = self._ready(step)
 
     @property
     def step(self) -> int:
         """Steps done."""
-        return next(iter(self.states.values())).step_count
+        return next(iter(self.holding.states.values())).step_count
 
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
-        return next(iter(self.states.values())).lr
+        return next(iter(self.holding.states.values())).lr
+
+    @property
+    def zero_level(self) -> int:
+        """What the replicas share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
+        return self.holding.zero.level if self.holding.zero else 0
 
     def train_step(self) -> Metrics:
         """One step on the next batch.  `NotFiniteError`, naming the first culprit, if loss or gradients are not finite."""
@@ -128,7 +136,7 @@ class Worker:
         return self.update.metrics
 
     def gradients_only(self) -> Metrics:
-        """What `train_step` does up to the update: the gradients stay in `owned`, weights and position stay as they were."""
+        """What `train_step` does up to the update: gradients stay in `holding.owned`, weights and position as they were."""
         position, training = self.position, self.training
         self.training = [action for action in training if action.kind is not Kind.STEP]
         try:
@@ -156,34 +164,22 @@ class Worker:
         self._run(self._inference(1), [microbatch], _EVALUATION)
         return to_host(self.compute.outputs[0]) if self.last_stage in self.stages else None
 
-    def _build_stages(self) -> None:
-        """Which stages are this rank's, with their parameters, gradients and optimizer state."""
-        settings, pipeline = self.settings, self.place.pp
-        self.owner = owners(self._schedule(settings.microbatches))
-        self.last_stage = len(self.owner) - 1
-        self.ranges = ranges = partition(layer_costs(self.model), len(self.owner))
-        self.stages = cut_for(self.model, ranges, self.owner, pipeline.rank)
-        for stage in self.stages.values():
-            stage.materialize(self.arrays, self.dtype, seed=settings.seed)
-        self.parameters = parameters_by_stage(self.stages)
-        self.states = {stage: OptimizerState(self.optimizer, found) for stage, found in self.parameters.items()}
-        #: For each parameter that several ranks hold, those ranks.
-        self.shared = holders(self.model, ranges, self.owner)
-        self.tied_stages = {stage for stage, rank in self.owner.items() if any(rank in ranks for ranks in self.shared.values())}
-        #: The parameters that this rank answers for: all of its own, but of a shared one only the first holder's copy.
-        self.owned = [p for found in self.parameters.values() for p in found if self._first_holder(p.name, pipeline.rank)]
-
     def _build_handlers(self) -> None:
         """What each kind of action does on this rank."""
         place, arrays, mail = self.place, self.arrays, Mail()
         sample = self.data.batch(np.zeros(1, np.int64))[0] if 0 in self.stages else None
-        boundaries = agree_on_boundaries(place.pp, self.owner, self.stages, sample, arrays, self.dtype)
+        zero, parameters = self.holding.zero, self.holding.parameters
+        whole: Callable[[int], AbstractContextManager[None]] = zero.gathered if zero else lambda stage: nullcontext()
+        boundaries = agree_on_boundaries(place.pp, self.owner, self.stages, sample, arrays, self.dtype, whole)
         self.compute = Compute(self.stages, self.model.loss, self.last_stage, mail, arrays, self.dtype)
         self.transfers = Transfers(place.pp, self.owner, boundaries, mail, arrays)
-        self.update = Update(place.comm, self.compute, self.states, self.owned, place.dp.size, self.settings.clip)
-        exchange = (lambda bucket: ring(place.dp, bucket.flat, tag=bucket.index)) if place.dp.size > 1 else None
-        self.replicas = DataParallel(self.parameters, exchange, arrays, bucket_bytes=BUCKET_BYTES)
-        self.handlers = {
+        self.update = Update(place.comm, self.compute, self.holding.states, self.holding.owned, self.settings.clip)
+        exchange = zero.exchange if zero else sum_over(place.dp) if place.dp.size > 1 else None
+        make_bucket = passing_bucket if self.zero_level > 1 else kept_bucket
+        self.replicas = DataParallel(
+            parameters, exchange, arrays, self.dtype, bucket_bytes=BUCKET_BYTES, make_bucket=make_bucket
+        )
+        self.handlers: dict[Kind, Callable[[Action], None]] = {
             Kind.F: self.compute.forward,
             Kind.B: self.compute.backward,
             Kind.I: self.compute.input_grad,
@@ -194,30 +190,35 @@ class Worker:
             Kind.SEND_B: self.transfers.send,
             Kind.ARM: self.replicas.arm,
             Kind.REDUCE: self.replicas.reduce,
-            Kind.TIE: TiedWeights(place.pp, self.shared, self.parameters).tie,
+            Kind.TIE: TiedWeights(place.pp, self.holding.shared, self.holding.kept).tie,
             Kind.TALLY: self.update.tally,
             Kind.STEP: self.update.step,
         }
-
-    def owned_by(self, rank: int) -> list[Parameter]:
-        """The model's own descriptions of the parameters that `rank` of this pipeline answers for, in the order of `owned`."""
-        ranges = [self.ranges[stage] for stage, owner in sorted(self.owner.items()) if owner == rank]
-        layers = [layer for start, stop in ranges for layer in self.model.layers[start:stop]]
-        return [p for p in Sequential(layers).parameters() if self._first_holder(p.name, rank)]
-
-    def _first_holder(self, name: str, rank: int) -> bool:
-        return self.shared.get(name, (rank,))[0] == rank
+        self.advance = [self.replicas.advance]
+        if zero:
+            self.handlers |= {Kind.GATHER: zero.gather, Kind.FREE: zero.free}
+            for kind in (Kind.F, Kind.B, Kind.I, Kind.W):
+                self.handlers[kind] = _in_turn(lambda action: zero.need(action.stage), self.handlers[kind])
+            self.handlers[Kind.REDUCE] = _in_turn(self.replicas.reduce, zero.reduce_statistics)
+            self.advance.append(zero.advance)
 
     def _schedule(self, microbatches: int) -> Schedule:
-        return self.settings.schedule(self.place.layout.pp, microbatches)
+        return self._refined(self.settings.schedule(self.place.layout.pp, microbatches))
+
+    def _refined(self, schedule: Schedule) -> Schedule:
+        """The schedule, with each stage cut into one for about every layer where weights come and go stage by stage."""
+        if self.settings.zero < 3:
+            return schedule
+        return refine(schedule, max(1, len(self.model.layers) // len(owners(schedule))))
 
     def _ready(self, program: Program, *, backward: bool = True) -> list[Action]:
         """This rank's part of `program`, once it is proven."""
+        program = gather_around(program) if self.zero_level == 3 else program
         validate(program, backward=backward, max_tag=self.place.comm.max_tag)
         return list(program[self.place.pp.rank])
 
     def _inference(self, microbatches: int) -> list[Action]:
-        return self._ready(add_tally(add_transfers(inference(self.place.layout.pp, microbatches))), backward=False)
+        return self._ready(add_tally(add_transfers(inference(self.owner, microbatches))), backward=False)
 
     def _microbatches(self, loader: Loader, numbers: np.ndarray, first: int, following: np.ndarray) -> list[Microbatch]:
         """This replica's part of the batch of samples `numbers`, the first of which is number `first` in the global order.
@@ -244,20 +245,38 @@ class Worker:
         self.compute.begin(microbatches, context)
         self.transfers.begin(actions, [len(microbatch.samples) for microbatch in microbatches])
         try:
-            self.measured = execute(actions, self.handlers, self.watch, self.replicas.advance)
+            self.measured = execute(actions, self.handlers, self.watch, self._advance)
         except NotFiniteError:
             self.transfers.end()  # every rank is here, so what was sent will leave
             raise
         self.transfers.end()
+        for stage in self.stages:
+            if self.holding.zero:
+                self.holding.zero.need(stage)
+
+    def _advance(self) -> None:
+        """Go on with what is under way."""
+        for advance in self.advance:
+            advance()
 
     def _name_culprit(self, microbatches: Sequence[Microbatch], context: Context, error: NotFiniteError) -> None:
         """Every rank found `error` in the tally: repeat the forward pass with a look at all outputs, then at the gradients."""
         self._run(self._inference(len(microbatches)), microbatches, replace(context, record=False, check=True))
-        for parameter in self.owned:
+        for parameter in self.holding.owned:
             if not self.arrays.xp.isfinite(parameter.settled_grad()).all():
                 raise NotFiniteError(f"{error}: all outputs are finite, the gradient of {parameter.name} is not") from error
         self.place.comm.barrier()  # a rank that found more is about to say it
         raise NotFiniteError(f"{error}: all modules' outputs are finite, so the loss function made it") from error
+
+
+def _in_turn(*handlers: Callable[[Action], None]) -> Callable[[Action], None]:
+    """One handler after the other."""
+
+    def handle(action: Action) -> None:
+        for handler in handlers:
+            handler(action)
+
+    return handle
 
 
 _EVALUATION = Context(record=False, train=False)

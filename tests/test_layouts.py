@@ -1,72 +1,11 @@
-"""Layouts change the speed, never the result: a grid of layouts, schedules and models, each against one rank.
-
-First-step gradients (each parameter, relative), the losses of ten steps, and the weights after them, with SGD, because Adam
-turns the rounding of a gradient that is truly zero into a step of full size.
-"""
+"""Layouts change the speed, never the result: a grid of layouts, schedules and models, each against one rank."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import numpy as np
 import pytest
+from layout_cases import Case, check, gpt, images, llama, mlp, resnet, tokens, vectors
 
 import mpitrain as mt
-from mpitrain.selfcheck import clear_gradients, gather
-
-#: Relative difference that a different order of summation may leave: the issue's bounds, a few hundred roundings.
-TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
-
-
-def gpt(**settings):
-    return lambda: mt.nn.models.GPT(width=32, depth=3, heads=2, vocab=61, context=12, **settings)
-
-
-def llama():
-    return mt.nn.models.Llama(width=32, depth=3, heads=4, kv_heads=2, vocab=61, context=12, mlp=48)
-
-
-def mlp():
-    return mt.nn.models.MLP(sizes=(12, 16, 24, 16, 7))
-
-
-def resnet():
-    return mt.nn.models.ResNet(depth=(1, 1, 1), width=4, channels=2, classes=7)
-
-
-def tokens():
-    return mt.data.TokenDataset((np.arange(12 * 40 + 1) ** 2 % 61).astype(np.uint8), 12)
-
-
-def vectors():
-    random = np.random.default_rng(4)
-    return mt.data.ArrayDataset(random.normal(size=(50, 12)).astype(np.float32), random.integers(0, 7, 50))
-
-
-def images():
-    random = np.random.default_rng(5)
-    return mt.data.ArrayDataset(random.normal(size=(50, 2, 8, 8)).astype(np.float32), random.integers(0, 7, 50))
-
-
-@dataclass(frozen=True)
-class Case:
-    model: Callable[[], mt.nn.Model]
-    data: Callable[[], mt.data.Dataset]
-    dp: int
-    pp: int
-    microbatches: int
-    schedule: str
-    batch: int
-    dtype: str
-    #: Microbatches of the one rank; batch norm needs them to be the same, nothing else does.
-    alone: int = 1
-    clip: float | None = None
-
-    @property
-    def size(self) -> int:
-        return self.dp * self.pp
-
 
 CASES = {
     "mlp-dp2": Case(mlp, vectors, 2, 1, 1, "gpipe", 8, "float64"),
@@ -86,58 +25,6 @@ CASES = {
     "resnet-dp2": Case(resnet, images, 2, 1, 2, "1f1b", 12, "float64", alone=4),
     "resnet-dp2-pp2": Case(resnet, images, 2, 2, 2, "gpipe", 12, "float64", alone=4),
 }
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is compared, on rank 0."""
-
-    gradients: dict[str, np.ndarray]
-    losses: list[float]
-    weights: dict[str, np.ndarray]
-
-
-def train(world, case, layout, microbatches):
-    """Ten steps of `case` under a layout; what rank 0 has seen."""
-    job = mt.Trainer(
-        case.model(),
-        mt.optim.SGD(lr=0.05, momentum=0.9),
-        case.data(),
-        mesh=mt.Mesh(world, layout),
-        schedule=case.schedule,
-        microbatches=microbatches,
-        batch=case.batch,
-        dtype=case.dtype,
-        clip=case.clip,
-        arrays="numpy",
-    )
-
-    def first_gradients(comm):
-        worker = job.workers[comm.rank]
-        worker.gradients_only()
-        found = gather(worker, lambda p: p.settled_grad())
-        clear_gradients(worker)
-        return found
-
-    gradients = world.run(first_gradients)[0]
-    losses = [metrics.loss for metrics in job.fit(10, report=lambda step: None)]
-    weights = world.run(lambda comm: gather(job.workers[comm.rank], lambda p: p.data))[0]
-    return Run(gradients, losses, weights)
-
-
-def check(world, case):
-    run = train(world, case, mt.Layout(dp=case.dp, pp=case.pp), case.microbatches)
-    if not run.gradients:
-        return  # another rank compares
-    one = train(mt.comm.local(1), case, mt.Layout(), case.alone)
-    assert run.gradients.keys() == one.gradients.keys()
-    worst = {name: np.linalg.norm(run.gradients[name] - g) / np.linalg.norm(g) for name, g in one.gradients.items() if g.any()}
-    assert len(worst) > len(one.gradients) / 2
-    assert max(worst.values()) <= TOLERANCE[case.dtype], max(worst.items(), key=lambda item: item[1])
-    np.testing.assert_allclose(run.losses, one.losses, rtol=TOLERANCE[case.dtype])
-    assert one.losses[-1] < one.losses[0]
-    for name, w in one.weights.items():
-        assert np.linalg.norm(run.weights[name] - w) <= TOLERANCE[case.dtype] * np.linalg.norm(w), name
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -144,7 +144,7 @@ def test_the_self_check_passes_and_can_fail():
     assert found.equal
     assert found.gradient < 1e-12
     worker = job.workers[3]  # a replica whose weights have drifted
-    worker.owned[0].data *= 1.01
+    worker.holding.owned[0].data *= 1.01
     found = job.self_check()
     assert not found.equal
     before = [m.loss for m in job.fit(1, report=quiet)]

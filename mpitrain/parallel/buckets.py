@@ -9,17 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from mpitrain.arrays import Array, Arrays
 from mpitrain.nn import Parameter
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bucket:
-    """Some parameters whose gradients lie end to end in `flat`; `index` numbers the buckets of a rank."""
+    """Some parameters whose gradients lie end to end in `flat`; `index` numbers the buckets of a rank.
+
+    Without a `flat`, the gradients come and go, each in memory of its own.
+    """
 
     index: int
     parameters: tuple[Parameter, ...]
-    flat: Array
+    flat: Array | None
 
     def settle(self) -> None:
         """Zero the gradients that no op contributed to in this step."""
@@ -27,20 +32,23 @@ class Bucket:
             parameter.settled_grad()
 
 
-def fill_buckets(parameters: Sequence[Parameter], bucket_bytes: int, arrays: Arrays, first_index: int = 0) -> list[Bucket]:
-    """Cut `parameters`, in their order, into buckets of at least `bucket_bytes` (the last may be smaller).
-
-    The gradients become views into them; what they hold is kept.
-    """
+def group_by_bytes(parameters: Sequence[Parameter], bucket_bytes: int, dtype: np.dtype) -> list[list[Parameter]]:
+    """Cut `parameters`, in their order, into groups of at least `bucket_bytes` of `dtype`; the last may be smaller."""
     groups: list[list[Parameter]] = [[]]
     for parameter in parameters:
-        if sum(p.data.nbytes for p in groups[-1]) >= bucket_bytes:
+        if sum(p.size for p in groups[-1]) * dtype.itemsize >= bucket_bytes:
             groups.append([])
         groups[-1].append(parameter)
-    return [_bucket(first_index + i, group, arrays) for i, group in enumerate(groups) if group]
+    return [group for group in groups if group]
 
 
-def _bucket(index: int, parameters: Sequence[Parameter], arrays: Arrays) -> Bucket:
+def passing_bucket(index: int, parameters: Sequence[Parameter], arrays: Arrays) -> Bucket:
+    """A bucket of gradients that come and go."""
+    return Bucket(index=index, parameters=tuple(parameters), flat=None)
+
+
+def kept_bucket(index: int, parameters: Sequence[Parameter], arrays: Arrays) -> Bucket:
+    """A bucket whose gradients are views into one array, kept for the whole run; what they hold is kept too."""
     flat = arrays.zeros((sum(p.data.size for p in parameters),), parameters[0].data.dtype)
     start = 0
     for parameter in parameters:

@@ -8,26 +8,57 @@ the tally.  In the first step nothing overlaps: it shows in which order gradient
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
 
 from mpitrain.arrays import Arrays
 from mpitrain.autograd import Weight
-from mpitrain.comm import Collective, InFlight
+from mpitrain.comm import Collective, Communicator, InFlight
+from mpitrain.comm.allreduce import ring
 from mpitrain.nn import Parameter
-from mpitrain.parallel.buckets import Bucket, Readiness, fill_buckets, readiness
+from mpitrain.parallel.buckets import Bucket, Readiness, group_by_bytes, kept_bucket, readiness
 from mpitrain.program.action import Action
 
 #: Starts the sum of a bucket over the replicas, in place.
 Exchange = Callable[[Bucket], Collective]
 
+#: Makes a bucket of a number and some parameters.
+MakeBucket = Callable[[int, Sequence[Parameter], Arrays], Bucket]
+
+
+def sum_over(comm: Communicator) -> Exchange:
+    """The plain exchange: every replica gets the sum."""
+
+    def exchange(bucket: Bucket) -> Collective:
+        return ring(comm, bucket.flat, tag=bucket.index)
+
+    return exchange
+
 
 class DataParallel:
-    """ARM and REDUCE for the stages of a rank; `exchange` is `None` where there is one replica."""
+    """ARM and REDUCE for the stages of a rank; `exchange` is `None` where there is one replica.
+
+    `make_bucket` is `kept_bucket`, or `passing_bucket` where an exchange takes the gradients away.
+    """
 
     def __init__(
-        self, stages: Mapping[int, Sequence[Parameter]], exchange: Exchange | None, arrays: Arrays, *, bucket_bytes: int
+        self,
+        stages: Mapping[int, Sequence[Parameter]],
+        exchange: Exchange | None,
+        arrays: Arrays,
+        dtype: np.dtype,
+        *,
+        bucket_bytes: int,
+        make_bucket: MakeBucket = kept_bucket,
     ) -> None:
+        def buckets(stage: int, parameters: Sequence[Parameter]) -> list[Bucket]:
+            groups = group_by_bytes(parameters, bucket_bytes, dtype)
+            # A message is told apart by its bucket's number, so the stages of a rank number theirs apart.
+            return [make_bucket((stage << 12) + i, group, arrays) for i, group in enumerate(groups)]
+
         self.stages = {
-            stage: _StageGradients(parameters, exchange, arrays, bucket_bytes, stage) for stage, parameters in stages.items()
+            stage: _StageGradients(parameters, exchange, partial(buckets, stage)) for stage, parameters in stages.items()
         }
 
     def arm(self, action: Action) -> None:
@@ -48,12 +79,14 @@ class _StageGradients:
     """The gradients of one stage and the exchanges of their buckets that are under way."""
 
     def __init__(
-        self, parameters: Sequence[Parameter], exchange: Exchange | None, arrays: Arrays, bucket_bytes: int, stage: int
+        self,
+        parameters: Sequence[Parameter],
+        exchange: Exchange | None,
+        fill_buckets: Callable[[Sequence[Parameter]], list[Bucket]],
     ) -> None:
-        self.parameters, self.exchange, self.arrays, self.bucket_bytes = parameters, exchange, arrays, bucket_bytes
-        # A message is told apart by its bucket's number, so the stages of a rank number theirs apart.
-        self.first_index = stage << 12
-        self.buckets = fill_buckets(parameters, bucket_bytes, arrays, self.first_index)
+        self.parameters, self.exchange, self.fill_buckets = parameters, exchange, fill_buckets
+        self.buckets = fill_buckets(parameters)
+        self.armed = False
         self.learnt: Readiness | None = None
         self.seen: list[Parameter] = []
         self.missing: dict[Parameter, int] = {}
@@ -63,6 +96,9 @@ class _StageGradients:
     def arm(self) -> None:
         if self.exchange is None:
             return
+        if self.armed:  # where every microbatch's gradients are taken away: the last one's are
+            self.finish()
+        self.armed = True
         self.seen.clear()
         self.missing = dict(self.learnt.contributions) if self.learnt else {}
         for parameter in self.parameters:
@@ -70,6 +106,7 @@ class _StageGradients:
 
     def finish(self) -> None:
         """Start what has not started (in the first step, everything), and wait for all of it."""
+        self.armed = False
         for parameter in self.parameters:
             parameter.on_grad = None
         if self.exchange is None:
@@ -78,7 +115,7 @@ class _StageGradients:
             return
         if self.learnt is None:
             self.learnt = readiness(self.parameters, self.seen)
-            self.buckets = fill_buckets(self.learnt.order, self.bucket_bytes, self.arrays, self.first_index)
+            self.buckets = self.fill_buckets(self.learnt.order)
         self._start(len(self.buckets))
         for exchange in self.in_flight:
             exchange.finish()
@@ -111,6 +148,7 @@ class _StageGradients:
         """Start the buckets up to number `stop`."""
         assert self.exchange is not None
         for bucket in self.buckets[self.started : stop]:
-            bucket.settle()
+            if bucket.flat is not None:
+                bucket.settle()
             self.in_flight.append(InFlight(self.exchange(bucket)))
         self.started = max(self.started, stop)

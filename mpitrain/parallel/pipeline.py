@@ -5,7 +5,8 @@ Invariant: every layer is in exactly one stage, stages are runs of neighbouring 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import accumulate
 
 import numpy as np
@@ -68,11 +69,12 @@ def agree_on_boundaries(
     sample: np.ndarray | None,
     arrays: Arrays,
     dtype: np.dtype,
+    whole: Callable[[int], AbstractContextManager[None]],
 ) -> dict[int, Boundary]:
     """For each stage that borders on one of this rank's: what enters it, learnt by passing one sample down the pipeline once.
 
-    `sample` is the input of one sample, with its sample dim, on the rank of stage 0; real numbers enter as `dtype`.  Collective
-    over `comm`.
+    `sample` is the input of one sample, with its sample dim, on the rank of stage 0; real numbers enter as `dtype`.  A stage's
+    weights are there within `whole(stage)`.  Collective over `comm`.
     """
     found: dict[int, Boundary] = {}
     x = None if sample is None else arrays.asarray(sample, dtype if sample.dtype.kind == "f" else None)
@@ -80,7 +82,8 @@ def agree_on_boundaries(
         if owner[stage] == comm.rank:
             if stage > 0 and stage in found:
                 x = arrays.zeros((1, *found[stage].shape), found[stage].dtype)
-            x = stages[stage](Tensor(x, context=Context(record=False, train=False))).data
+            with whole(stage):
+                x = stages[stage](Tensor(x, context=Context(record=False, train=False))).data
         if stage + 1 < len(owner):
             found |= _pass_on(comm, owner[stage], owner[stage + 1], stage + 1, x)
     return found

@@ -3,7 +3,15 @@
 from mpitrain.program.action import Action, B, F, Kind, Program, Schedule, owners, stages_of
 from mpitrain.program.compute import Compute, Microbatch
 from mpitrain.program.execute import Handlers, Measured, Watch, execute
-from mpitrain.program.lower import add_tally, add_transfers, add_update, arm_reduction, without
+from mpitrain.program.lower import (
+    add_tally,
+    add_transfers,
+    add_update,
+    arm_reduction,
+    gather_after_update,
+    gather_around,
+    refine,
+)
 from mpitrain.program.schedules import SCHEDULES, ScheduleFunction, gpipe, inference, one_f_one_b, schedule_named
 from mpitrain.program.simulate import Costs, Timeline, peak_activations, simulate
 from mpitrain.program.transfer import Boundary, Mail, Transfers, tag_of
@@ -37,15 +45,17 @@ __all__ = [
     "add_update",
     "arm_reduction",
     "execute",
+    "gather_after_update",
+    "gather_around",
     "gpipe",
     "inference",
     "one_f_one_b",
     "owners",
     "peak_activations",
+    "refine",
     "schedule_named",
     "simulate",
     "stages_of",
     "tag_of",
     "validate",
-    "without",
 ]

@@ -25,6 +25,8 @@ class Kind(Enum):
     SEND_B = "SEND_B"  #: send the gradient of the stage's input to the stage before
     ARM = "ARM"  #: the backward passes to come complete the stage's gradients: reduce them as they become ready
     REDUCE = "REDUCE"  #: wait until the stage's gradients are summed over its replicas
+    GATHER = "GATHER"  #: start to bring the stage's weights together from the replicas that share them out
+    FREE = "FREE"  #: let the stage's weights go again
     TIE = "TIE"  #: sum the gradients of weights that several stages share
     TALLY = "TALLY"  #: add up loss, count and gradient norm over all ranks
     STEP = "STEP"  #: update the stage's weights

@@ -87,9 +87,9 @@ class Compute:
         """W: the weight gradients that I put off."""
         run_weights(self.put_off.pop(_slot(action)))
 
-    def loss_sum(self) -> float:
-        """The sum of the losses since `begin`, in float64."""
-        return sum(float(to_host(loss)) for loss in self.losses)
+    def loss_values(self) -> list[float]:
+        """The loss of each microbatch since `begin`."""
+        return [float(to_host(loss)) for loss in self.losses]
 
     def _backward(self, slot: Slot, put_off: WeightWork | None) -> None:
         stage, i = slot

@@ -17,6 +17,10 @@ _TRANSFERS = {
     Kind.I: (Kind.RECV_B, +1, Kind.SEND_B, -1),
 }
 
+#: What needs a stage's weights, and what adds to their gradients.
+_COMPUTE = {Kind.F, Kind.B, Kind.I, Kind.W}
+_BACKWARD = {Kind.B, Kind.W}
+
 
 def add_transfers(schedule: Schedule) -> Program:
     """Receive what a stage needs before it runs and send what it made right after, where the neighbour is another rank."""
@@ -36,15 +40,64 @@ def add_transfers(schedule: Schedule) -> Program:
     return _expand(schedule, transfers)
 
 
-def arm_reduction(program: Program) -> Program:
-    """Before the action that completes a stage's gradients, say so: their reduction can overlap it and all that follows."""
+def refine(schedule: Schedule, parts: int) -> Schedule:
+    """Cut every stage into `parts` of its own, run in turn where the stage was: forward in order, backward in reverse."""
+
+    def pieces(rank: int, action: Action) -> list[Action]:
+        stages = range(action.stage * parts, (action.stage + 1) * parts)
+        return [
+            Action(action.kind, stage, action.microbatch) for stage in (stages if action.kind is Kind.F else reversed(stages))
+        ]
+
+    return _expand(schedule, pieces)
+
+
+def gather_around(program: Program) -> Program:
+    """Bring a stage's weights together one compute action before the one that needs them, and let them go after it."""
+
+    def gathered(actions: Sequence[Action]) -> list[Action]:
+        computes = [action.stage for action in actions if action.kind in _COMPUTE]
+        lowered = [Action(Kind.GATHER, computes[0])] if computes else []
+        for action in actions:
+            if action.kind not in _COMPUTE:
+                lowered.append(action)
+                continue
+            following = computes[1] if len(computes) > 1 else None
+            if following not in (None, action.stage):
+                lowered.append(Action(Kind.GATHER, following))
+            lowered.append(action)
+            if following != action.stage:
+                lowered.append(Action(Kind.FREE, action.stage))
+            computes.pop(0)
+        return lowered
+
+    return [gathered(actions) for actions in program]
+
+
+def gather_after_update(program: Program) -> Program:
+    """Bring a stage's weights together again once each replica has updated its rows of them."""
+    return _expand(
+        program,
+        lambda rank, action: [action, Action(Kind.GATHER, action.stage)] if action.kind is Kind.STEP else [action],
+    )
+
+
+def arm_reduction(program: Program, *, each: bool = False) -> Program:
+    """Before the action that completes a stage's gradients, say so: their reduction can overlap it and all that follows.
+
+    With `each`, every microbatch's gradients are reduced by themselves, as they become ready.
+    """
 
     def armed(actions: Sequence[Action]) -> list[Action]:
-        last = {action.stage: i for i, action in enumerate(actions) if action.kind in (Kind.B, Kind.W)}
+        last = {action.stage: i for i, action in enumerate(actions) if action.kind in _BACKWARD}
         return [
             new
             for i, action in enumerate(actions)
-            for new in ([Action(Kind.ARM, action.stage), action] if last.get(action.stage) == i else [action])
+            for new in (
+                [Action(Kind.ARM, action.stage), action]
+                if action.kind in _BACKWARD and (each or last[action.stage] == i)
+                else [action]
+            )
         ]
 
     return [armed(actions) for actions in program]
@@ -65,11 +118,6 @@ def add_update(program: Program, tied_stages: Collection[int] = ()) -> Program:
 def add_tally(program: Program) -> Program:
     """End an evaluation: add up loss and count."""
     return [[*actions, Action(Kind.TALLY, min(stages_of(actions), default=rank))] for rank, actions in enumerate(program)]
-
-
-def without(program: Program, kind: Kind) -> Program:
-    """The program less every action of `kind`."""
-    return [[action for action in actions if action.kind is not kind] for actions in program]
 
 
 def _expand(program: Program, pass_: Callable[[int, Action], list[Action]]) -> Program:

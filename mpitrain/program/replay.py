@@ -7,6 +7,7 @@ there.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,38 +42,46 @@ class Walk:
 
 
 def replay(program: Program, duration: Callable[[Action], float], delay: Callable[[Action], float]) -> Walk:
-    """Walk `program`; `duration` gives each action's own time, `delay` the time from the end of a send to its arrival."""
+    """Walk `program`; `duration` gives each action's own time, `delay` the time from the end of a send to its arrival.
+
+    Linear in the number of actions: a rank that waits is taken up again by what it waits for.
+    """
     spans: list[list[Span]] = [[] for _ in program]
-    arrived: dict[Action, float] = {}
     clock = [0.0 for _ in program]
-    moved = True
-    while moved:
-        moved = False
-        for rank, actions in enumerate(program):
-            while len(spans[rank]) < len(actions):
-                action = actions[len(spans[rank])]
-                if action.kind in SENDERS:
-                    if sender_of(action) not in arrived:
-                        break
-                    end = max(clock[rank], arrived[sender_of(action)])
-                elif action.kind is Kind.TALLY:
-                    if not _all_at_tally(program, spans):
-                        break
-                    end = max(clock) + duration(action)
-                else:
-                    end = clock[rank] + duration(action)
+    arrived: dict[Action, float] = {}
+    waiting: dict[Action, int] = {}
+    tallying: list[int] = []
+    ready = deque(range(len(program)))
+
+    def walk(rank: int) -> None:
+        """Take `rank` as far as it gets."""
+        for action in program[rank][len(spans[rank]) :]:
+            end = clock[rank] + duration(action)
+            if action.kind in SENDERS:
+                send = sender_of(action)
+                if send not in arrived:
+                    waiting[send] = rank
+                    return
+                end = max(clock[rank], arrived[send])
+            elif action.kind in (Kind.SEND_F, Kind.SEND_B):
+                arrived[action] = end + delay(action)
+                if action in waiting:
+                    ready.append(waiting.pop(action))
+            elif action.kind is Kind.TALLY:
+                tallying.append(rank)
+                return
+            spans[rank].append(Span(rank, action, clock[rank], end))
+            clock[rank] = end
+
+    while ready:
+        walk(ready.popleft())
+        if len(tallying) == len(program):
+            tallies = [program[rank][len(spans[rank])] for rank in range(len(program))]
+            end = max(clock) + max(map(duration, tallies))
+            for rank, action in enumerate(tallies):
                 spans[rank].append(Span(rank, action, clock[rank], end))
-                clock[rank], moved = end, True
-                if action.kind in (Kind.SEND_F, Kind.SEND_B):
-                    arrived[action] = end + delay(action)
+                clock[rank] = end
+            ready.extend(tallying)
+            tallying.clear()
     stuck = {rank: actions[len(spans[rank])] for rank, actions in enumerate(program) if len(spans[rank]) < len(actions)}
     return Walk(spans, stuck)
-
-
-def _all_at_tally(program: Program, spans: list[list[Span]]) -> bool:
-    """Whether every rank stands at its tally or has passed it."""
-    return all(
-        any(span.action.kind is Kind.TALLY for span in done)
-        or (len(done) < len(actions) and actions[len(done)].kind is Kind.TALLY)
-        for actions, done in zip(program, spans, strict=True)
-    )

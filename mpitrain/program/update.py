@@ -1,13 +1,13 @@
 """The end of a step: the actions TALLY and STEP.
 
-Invariant: loss, count and gradient norm are sums over all ranks in float64, divided once, so every rank knows the same mean and
+Invariant: loss, count and gradient norm are sums over all ranks in float64 or better, divided once, so every rank knows the same mean and
 clips by the same factor; each parameter's gradient enters the norm once, however many ranks hold it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,17 @@ class Metrics:
     grad_norm: float = 0.0
 
 
+#: The sum of each of some lists of numbers over all ranks of a communicator; the lists may differ in length between ranks.
+Sums = Callable[[Communicator, Iterable[Iterable[float]]], Sequence[float]]
+
+
+def plain_sums(comm: Communicator, numbers: Iterable[Iterable[float]]) -> Sequence[float]:
+    """The sums in float64, in whatever order comes."""
+    sums = np.array([sum(found) for found in numbers], np.float64)
+    comm.allreduce(sums)
+    return sums.tolist()
+
+
 class Update:
     """TALLY and STEP for the stages of a rank."""
 
@@ -41,25 +52,21 @@ class Update:
         compute: Compute,
         states: Mapping[int, OptimizerState],
         counted: Sequence[Parameter],
-        replicas: int,
         clip: float | None,
+        sums: Sums = plain_sums,
     ) -> None:
-        """`states` by stage; `counted` are the parameters that this rank, and its `replicas`, enter into the norm."""
-        self.comm, self.compute, self.states, self.clip = comm, compute, states, clip
-        self.counted, self.replicas = counted, replicas
+        """`states` by stage; `counted` are the parameters, or shards of some, that this rank alone enters into the norm."""
+        self.comm, self.compute, self.states, self.counted, self.clip = comm, compute, states, counted, clip
+        self.sums = sums
         self.metrics = Metrics(loss=math.nan, count=0)
         self.grad_scale = 1.0
 
     def tally(self, action: Action) -> None:
         """TALLY: add up over all ranks.  `NotFiniteError` on every rank if the loss or a gradient is not finite."""
         training = self.compute.context.record
-        squares = 0.0
-        if training:
-            norms = squared_norms(p for p in self.counted if not isinstance(p, Statistic))
-            squares = sum(float(to_host(square)) for square in norms) / self.replicas
-        sums = np.array([self.compute.loss_sum(), self.compute.count, squares])
-        self.comm.allreduce(sums)
-        loss_sum, count, squares = sums.tolist()
+        norms = squared_norms(p for p in self.counted if training and not isinstance(p, Statistic))
+        here = self.compute.loss_values(), [self.compute.count], [float(to_host(square)) for square in norms]
+        loss_sum, count, squares = self.sums(self.comm, here)
         loss = loss_sum / count if count else math.nan
         # Gradients were seeded with the weight of a sample; what is wanted is that of the mean over the counted targets.
         scale = 1.0 / (count * self.compute.context.sample_weight) if count else math.nan

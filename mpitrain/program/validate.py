@@ -66,7 +66,7 @@ def _check_compute(program: Program, backward: bool) -> None:
             if action.kind in _NEEDS and owner.get(action.stage) != rank:
                 home = owner.get(action.stage)
                 _fail(program, rank, action, f"stage {action.stage} lives on rank {home}; expected one rank a stage")
-            if count > 1:
+            if count > 1 and action.microbatch is not None:
                 _fail(program, rank, action, f"stands {count} times; expected once")
         for stage in (s for s, r in owner.items() if r == rank):
             for i in sorted(m for m in microbatches if m is not None):
