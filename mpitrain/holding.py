@@ -42,6 +42,11 @@ class Holding:
         self.stages = cut_for(model, self.ranges, owner, place.pp.rank)
         #: The parameters that each stage computes with.
         self.parameters = parameters_by_stage(self.stages)
+        if zero and optimizer.needs_whole_weights:
+            raise ValueError(
+                f"{type(optimizer).__name__} needs whole weights and zero = {zero} shares them out by rows; "
+                "expected zero = 0, or an optimizer that treats each element alone (SGD, Adam, AdamW)"
+            )
         self.zero = Zero(place.dp, zero, self.stages) if zero and place.dp.size > 1 else None
         self._materialize(arrays, dtype, seed)
         #: What is kept of each stage for good: its parameters, or this replica's shards of them.

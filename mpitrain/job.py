@@ -50,6 +50,7 @@ def planned(config: Config) -> Plan:
         batch=config.train.batch,
         sample=train.batch(np.zeros(1, np.int64))[0],
         dtype=config.run.dtype,
+        zero=config.train.zero,
     )
 
 

@@ -46,6 +46,11 @@ class Optimizer:
     weight_decay: float = 0.0
 
     @property
+    def needs_whole_weights(self) -> bool:
+        """Whether a step on some rows of a weight depends on its other rows, as norms do."""
+        return False
+
+    @property
     def slots(self) -> tuple[str, ...]:
         """Names of the arrays that `update` keeps for a weight; they are zero at the start."""
         return ()
@@ -130,6 +135,11 @@ class LAMB(Optimizer):
     weight_decay: float = 0.01
 
     @property
+    def needs_whole_weights(self) -> bool:
+        """The step's length follows the norm of the whole weight."""
+        return True
+
+    @property
     def slots(self) -> tuple[str, ...]:
         """The running means of the gradient and of its square."""
         return ("exp_avg", "exp_avg_sq")
@@ -150,6 +160,11 @@ class LARS(Optimizer):
 
     momentum: float = 0.9
     trust: float = 0.001
+
+    @property
+    def needs_whole_weights(self) -> bool:
+        """The step's length follows the norm of the whole weight."""
+        return True
 
     @property
     def slots(self) -> tuple[str, ...]:

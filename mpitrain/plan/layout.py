@@ -66,9 +66,12 @@ class Plan:
 
 def plan(
     model: Model, optimizer: Optimizer, layout: Layout, schedule: ScheduleFunction, *,
-    microbatches: int, batch: int, sample: np.ndarray, dtype: str = "float32",
+    microbatches: int, batch: int, sample: np.ndarray, dtype: str = "float32", zero: int = 0,
 ) -> Plan:  # fmt: skip
-    """Plan a job; `sample` is a model input with a sample dim of 1.  `ValueError` where the parts do not fit together."""
+    """Plan a job; `sample` is a model input with a sample dim of 1, `zero` the ZeRO level (see `mpitrain.parallel.zero`).
+
+    `ValueError` where the parts do not fit together.
+    """
     actions = schedule(layout.pp, microbatches)
     owner = owners(actions)
     costs = layer_costs(model)
@@ -77,6 +80,11 @@ def plan(
     timeline = simulate(add_transfers(actions), Costs(forward=by_stage, input_grad=by_stage, weight_grad=by_stage))
     kept = saved_bytes(model, sample)
     width, rows = float_dtype(dtype).itemsize, -(-batch // (layout.dp * microbatches))
+
+    def shared(size: int, level: int) -> int:
+        """What a replica holds of `size` bytes that are shared out from ZeRO's `level` on."""
+        return size // layout.dp if zero >= level else size
+
     ranks = []
     for pp in range(layout.pp):
         mine = [ranges[stage] for stage in sorted(owner) if owner[stage] == pp]
@@ -89,9 +97,9 @@ def plan(
                 ranks=layout.along("dp", layout.rank(dp=0, pp=pp)),
                 layers=tuple(mine),
                 parameters=size,
-                weights=size * width,
-                gradients=size * width,
-                optimizer=size * width * len(optimizer.slots),
+                weights=shared(size * width, 3),
+                gradients=shared(size * width, 2),
+                optimizer=shared(size * width * len(optimizer.slots), 1),
                 held=timeline.peak_activations[pp],
                 activations=activations * rows * timeline.peak_activations[pp],
             )

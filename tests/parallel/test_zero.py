@@ -85,6 +85,13 @@ def test_validation_generation_and_self_check(level):
     assert shared.self_check().equal
 
 
+@pytest.mark.parametrize("optimizer", [mt.optim.LAMB(lr=1e-3), mt.optim.LARS(lr=1e-3)])
+def test_an_optimizer_that_needs_whole_weights_is_refused(optimizer):
+    mesh = mt.Mesh(mt.comm.local(2), mt.Layout(dp=2))
+    with pytest.raises(ValueError, match="needs whole weights and zero = 1 shares them out by rows"):
+        mt.Trainer(gpt()(), optimizer, tokens(), mesh=mesh, zero=1)
+
+
 def test_levels_are_named():
     with pytest.raises(ValueError, match=r"the ZeRO level is 4; expected 0 .*, 1, 2 or 3"):
         _trainer(4, 2)

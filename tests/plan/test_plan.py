@@ -1,0 +1,63 @@
+"""A plan is what a job then holds: checked against a job that runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import mpitrain as mt
+from mpitrain.plan.activations import saved_bytes
+from mpitrain.program import schedule_named
+
+SAMPLE = np.zeros((1, 16), np.int64)
+
+
+def gpt():
+    return mt.nn.models.GPT(width=32, depth=4, heads=2, vocab=64, context=16)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize(("dp", "pp"), [(1, 1), (2, 1), (2, 2), (1, 3)])
+def test_memory_is_what_a_job_holds(dp, pp, zero):
+    layout = mt.Layout(dp=dp, pp=pp)
+    optimizer = mt.optim.AdamW(lr=1e-3)
+    expected = mt.plan.plan(
+        gpt(), optimizer, layout, schedule_named("1f1b"), microbatches=4, batch=8 * dp, sample=SAMPLE, zero=zero
+    )
+    data = mt.data.TokenDataset(np.arange(16 * 50 + 1) % 64, 16)
+    mesh = mt.Mesh(mt.comm.local(layout.size), layout)
+    job = mt.Trainer(gpt(), optimizer, data, mesh=mesh, microbatches=4, batch=8 * dp, arrays="numpy", zero=zero)
+    job.fit(1, report=lambda step: None)
+    for rank, worker in job.workers.items():
+        plan = expected.ranks[layout.coordinates(rank)["pp"]]
+        assert rank in plan.ranks
+        held = worker.holding.nbytes()
+        found = (held["weights"], held["gradients"], held["optimizer"])
+        # Rows are dealt whole and arrays are aligned to 64 bytes.
+        assert found == pytest.approx((plan.weights, plan.gradients, plan.optimizer), rel=0.05)
+
+
+def test_activations_of_a_linear_layer_are_its_input():
+    model = mt.nn.Model([mt.nn.Linear(6, 5), mt.nn.Linear(5, 3)], mt.nn.CrossEntropy())
+    assert saved_bytes(model, np.zeros((1, 6), np.float32)) == [6 * 4, 5 * 4]
+
+
+def test_a_table_to_read():
+    plan = mt.plan.plan(
+        gpt(), mt.optim.SGD(lr=1), mt.Layout(dp=2, pp=2), schedule_named("gpipe"), microbatches=3, batch=12, sample=SAMPLE
+    )
+    head, columns, *rows = plan.lines()
+    assert head.startswith("dp=2 x pp=2, 4 ranks; 53,")
+    assert "3 microbatches of 2 samples a pipeline; bubble 25% of a step" in head
+    assert columns.split() == [
+        "pp",
+        "ranks",
+        "layers",
+        "parameters",
+        "weights",
+        "gradients",
+        "optimizer",
+        "activations",
+        "total",
+    ]
+    assert [row.split()[:3] for row in rows] == [["0", "0-1", "0-2"], ["1", "2-3", "3-5"]]
