@@ -46,7 +46,9 @@ def self_check(worker: Worker) -> Difference | None:
     worker.holding.clear_gradients()
     if worker.place.comm.rank > 0:
         return None
-    settings = replace(worker.settings, microbatches=worker.settings.microbatches * worker.place.dp.size, zero=0)
+    # Batch norm's moments are of one replica's microbatch, or of all the replicas' together.
+    joined = 1 if worker.settings.sync_batch_norm else worker.place.dp.size
+    settings = replace(worker.settings, microbatches=worker.settings.microbatches * joined, zero=0)
     mesh = Mesh(local(1), Layout())
 
     def alone(comm: Communicator) -> tuple[float, dict[str, np.ndarray]]:

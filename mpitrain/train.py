@@ -55,6 +55,7 @@ class Trainer:
         dtype: str = "float32",
         clip: float | None = None,
         overlap: bool = True,
+        sync_batch_norm: bool = False,
         zero: int = 0,
         arrays: str | None = None,
         timeout_s: float = 600.0,
@@ -67,6 +68,7 @@ class Trainer:
             dtype=dtype,
             clip=clip,
             overlap=overlap,
+            sync_batch_norm=sync_batch_norm,
             zero=zero,
         )
         vocab = model.settings.get("vocab")

@@ -16,11 +16,19 @@ import numpy as np
 from mpitrain.arrays import Arrays, float_dtype, to_host
 from mpitrain.autograd import Context
 from mpitrain.comm import Place
-from mpitrain.data import Dataset, Loader, Sampler, check_batch, share
+from mpitrain.data import Dataset, Loader, Sampler, check_batch, share, share_jointly
 from mpitrain.holding import Holding
 from mpitrain.nn import Model, NotFiniteError
 from mpitrain.optim import Optimizer
-from mpitrain.parallel import DataParallel, TiedWeights, agree_on_boundaries, kept_bucket, passing_bucket, sum_over
+from mpitrain.parallel import (
+    DataParallel,
+    TiedWeights,
+    agree_on_boundaries,
+    kept_bucket,
+    passing_bucket,
+    sum_over,
+    sync_batch_norm,
+)
 from mpitrain.program import (
     Action,
     Compute,
@@ -67,6 +75,8 @@ class Settings:
     clip: float | None = None
     #: Whether gradients are summed over the replicas while backward still runs.
     overlap: bool = True
+    #: Whether batch norm's moments are the replicas' joint ones.
+    sync_batch_norm: bool = False
     #: What the replicas share out (ZeRO): 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.
     zero: int = 0
 
@@ -99,6 +109,10 @@ class Worker:
             model, place, self.owner, optimizer, zero=settings.zero, arrays=arrays, dtype=self.dtype, seed=settings.seed
         )
         self.stages = self.holding.stages
+        if settings.sync_batch_norm:
+            replicas = place.dp.group(range(place.dp.size))  # messages that no bucket's can be taken for
+            for stage in self.stages.values():
+                sync_batch_norm(stage, replicas)
         self._build_handlers()
         step = add_transfers(self._schedule(settings.microbatches))
         step = arm_reduction(step, each=self.zero_level > 1) if settings.overlap else step
@@ -225,8 +239,9 @@ class Worker:
 
         The batch `following` is read ahead.
         """
+        deal = share_jointly if self.settings.sync_batch_norm else share
         runs, later = (
-            share(len(batch), self.place.dp.size, self.place.dp.rank, self.settings.microbatches)
+            deal(len(batch), self.place.dp.size, self.place.dp.rank, self.settings.microbatches)
             for batch in (numbers, following)
         )
         samples = [tuple(range(first + start, first + stop)) for start, stop in runs]

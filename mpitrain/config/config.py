@@ -75,6 +75,8 @@ class TrainSection(Section):
     """What replicas share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
     overlap: bool = True
     """Whether gradients are summed over the replicas while backward still runs."""
+    sync_batch_norm: bool = False
+    """Whether batch norm takes its moments over all replicas, not over each one's microbatch."""
 
 
 class ValidationSection(Section):

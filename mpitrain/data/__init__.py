@@ -6,7 +6,7 @@ from mpitrain.data.digits import digits
 from mpitrain.data.idx import idx_dataset, read_idx
 from mpitrain.data.loader import Loader
 from mpitrain.data.npy import map_npy, npy_dataset
-from mpitrain.data.partition import check_batch, share, split
+from mpitrain.data.partition import check_batch, share, share_jointly, split
 from mpitrain.data.permutation import permute
 from mpitrain.data.sampler import Position, Sampler
 from mpitrain.data.stdlib import stdlib_files, stdlib_tokens
@@ -35,6 +35,7 @@ __all__ = [
     "permute",
     "read_idx",
     "share",
+    "share_jointly",
     "split",
     "stdlib_files",
     "stdlib_tokens",

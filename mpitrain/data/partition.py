@@ -1,7 +1,8 @@
 """How a batch is dealt to replicas and their microbatches.
 
 Invariant: the parts are contiguous, in order, cover the batch, and differ in size by at most one; no divisibility is asked for.
-The parts follow from dp x microbatches alone, however that is factored.
+Those of `share` follow from dp x microbatches alone, however that is factored; those of `share_jointly`, put together over the
+replicas, from microbatches alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,15 @@ def share(count: int, dp: int, dp_rank: int, microbatches: int) -> list[tuple[in
     first = dp_rank * microbatches
     runs = split(count, dp * microbatches)[first : first + microbatches]
     return [(start, stop) for start, stop in runs if start < stop]
+
+
+def share_jointly(count: int, dp: int, dp_rank: int, microbatches: int) -> list[tuple[int, int]]:
+    """As `share`, but the batch is cut into `microbatches` first and each of these among the replicas.
+
+    So the microbatches i of all replicas together are the one that a single replica would have.
+    """
+    runs = [(start, split(stop - start, dp)[dp_rank]) for start, stop in split(count, microbatches)]
+    return [(start + first, start + last) for start, (first, last) in runs if first < last]
 
 
 def check_batch(batch: int, dp: int, microbatches: int) -> None:

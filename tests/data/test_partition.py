@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpitrain.data import check_batch, share, split
+from mpitrain.data import check_batch, share, share_jointly, split
 
 small = st.integers(1, 12)
 
@@ -25,12 +25,25 @@ def test_shares_are_the_parts_of_the_whole_batch_without_empty_ones(count, dp, m
     assert dealt == [run for run in split(count, dp * microbatches) if run[0] < run[1]]
 
 
+@given(st.integers(0, 300), small, small)
+@settings(deadline=None)
+def test_joint_shares_make_up_the_microbatches_of_one_replica(count, dp, microbatches):
+    by_rank = [share_jointly(count, dp, rank, microbatches) for rank in range(dp)]
+    dealt = sorted(run for runs in by_rank for run in runs)
+    assert [i for start, stop in dealt for i in range(start, stop)] == list(range(count))
+    for start, stop in split(count, microbatches):
+        sizes = [b - a for a, b in dealt if start <= a and b <= stop]
+        assert sum(sizes) == stop - start
+        assert not sizes or max(sizes) - min(sizes) <= 1
+
+
 @given(small, small, st.integers(0, 100))
 @settings(deadline=None)
 def test_a_batch_that_passes_leaves_no_microbatch_empty(dp, microbatches, more):
     batch = dp * microbatches + more
     check_batch(batch, dp, microbatches)
-    assert all(len(share(batch, dp, rank, microbatches)) == microbatches for rank in range(dp))
+    for deal in (share, share_jointly):
+        assert all(len(deal(batch, dp, rank, microbatches)) == microbatches for rank in range(dp))
 
 
 @pytest.mark.parametrize(("batch", "microbatches"), [(7, 4), (0, 1), (8, 0)])
