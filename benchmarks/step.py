@@ -133,8 +133,8 @@ def ours(sizes: dict[str, int]) -> Step:
     return step
 
 
-def torch_step(sizes: dict[str, int]) -> Step:
-    """The same of torch: eager, scaled_dot_product_attention, fused AdamW."""
+def torch_step(sizes: dict[str, int], replicated: Callable[[Any], Any] = lambda model: model) -> Step:
+    """The same of torch: eager, scaled_dot_product_attention, fused AdamW; `replicated` may wrap the model."""
     import torch
     from torch import nn
     from torch.nn import functional
@@ -175,6 +175,7 @@ def torch_step(sizes: dict[str, int]) -> Step:
     others = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": decaying, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=LR, fused=True)
+    model = replicated(model)
 
     def step(tokens: Any) -> float:
         batch = torch.from_numpy(tokens)
