@@ -1,7 +1,7 @@
 """Groups of ranks, and the arrays that travel between them."""
 
 from mpitrain.comm.collective import Collective, InFlight, finish
-from mpitrain.comm.communicator import Communicator, Reduction, Request, World
+from mpitrain.comm.communicator import Communicator, Peers, Reduction, Request, World
 from mpitrain.comm.failure import end_job_on_failure
 from mpitrain.comm.launch import launch
 from mpitrain.comm.layout import Layout
@@ -17,6 +17,7 @@ __all__ = [
     "Layout",
     "Mesh",
     "PeerGoneError",
+    "Peers",
     "Place",
     "RankDiedError",
     "Reduction",

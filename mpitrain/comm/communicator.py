@@ -42,8 +42,8 @@ class Request(Protocol):
         ...
 
 
-class Communicator(Protocol):
-    """A group of ranks, as one of its members sees it."""
+class Peers(Protocol):
+    """A group of ranks that send each other messages, as one of its members sees it: all that a `Collective` needs."""
 
     rank: int
     size: int
@@ -55,6 +55,10 @@ class Communicator(Protocol):
     def irecv(self, x: Array, source: int, tag: int) -> Request:
         """Start receiving into the contiguous array `x` of exactly the sent shape and dtype."""
         ...
+
+
+class Communicator(Peers, Protocol):
+    """A group of ranks that act together."""
 
     def allreduce(self, x: Array, op: Reduction = Reduction.SUM) -> None:
         """Combine `x` over all ranks, in place, any size; 16-bit floats are combined in float32 and rounded once."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from mpitrain.arrays import Array
 from mpitrain.comm.collective import Collective
-from mpitrain.comm.communicator import COMBINE, Communicator, Reduction
+from mpitrain.comm.communicator import COMBINE, Peers, Reduction
 
 
-def ring(comm: Communicator, x: Array, op: Reduction = Reduction.SUM, tag: int = 0) -> Collective:
+def ring(comm: Peers, x: Array, op: Reduction = Reduction.SUM, tag: int = 0) -> Collective:
     """Combine the flat array `x` over all ranks, in place.
 
     2(p-1) steps of n/p elements: 2(p-1)α + 2(p-1)/p nβ + (p-1)/p nγ for p ranks and n bytes; bandwidth-optimal, for large

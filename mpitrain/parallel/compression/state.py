@@ -1,0 +1,125 @@
+"""`Compression`: what a compressor remembers on this rank, the bytes that it has sent, and the exchange of a bucket.
+
+Invariant: a slot is known by its parameter's name and a number of copies, so a checkpoint stores all of them.  Where as many
+copies are read as were written, each rank gets back its own and goes on exactly; otherwise each starts with the sum of all,
+divided by the number that there are now: the residuals, of which the sum counts, lose nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from mpitrain.arrays import Array, empty_beside, namespace, sum_dtype
+from mpitrain.comm import Collective, Communicator, Peers, Request
+from mpitrain.data import split
+from mpitrain.nn import Box, Parameter, Statistic
+from mpitrain.parallel.buckets import Bucket
+from mpitrain.parallel.compression.compressor import Compressor, Held, Piece, Slot, sum_dense
+from mpitrain.parallel.data import Exchange
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Remembered:
+    """One slot of one parameter as a checkpoint has it: dim 0 of the global `shape` is the number of the copy.
+
+    `array` has the shape of `box` without dim 0.  `writes` says whether this rank stores it.
+    """
+
+    name: str
+    array: Array
+    shape: tuple[int, ...]
+    box: Box
+    writes: bool
+
+
+class Wire:
+    """The way to the other replicas, and how many bytes were sent on it."""
+
+    def __init__(self, comm: Communicator) -> None:
+        self.rank, self.size, self.sent_bytes = comm.rank, comm.size, 0
+        self._comm = comm
+
+    def isend(self, x: Array, dest: int, tag: int) -> Request:
+        """As `Peers.isend`."""
+        self.sent_bytes += int(x.nbytes)
+        return self._comm.isend(x, dest, tag)
+
+    def irecv(self, x: Array, source: int, tag: int) -> Request:
+        """As `Peers.irecv`."""
+        return self._comm.irecv(x, source, tag)
+
+
+class Compression:
+    """The state of `compressor` for `parameters`, which have been materialized, and the sum of their gradients over `comm`.
+
+    `shared` gives, for each parameter that several ranks of a pipeline hold, those ranks; this one is rank `pp`.  `lossless` is
+    the exchange that is compressed.
+    """
+
+    def __init__(
+        self,
+        compressor: Compressor,
+        comm: Communicator,
+        parameters: Iterable[Parameter],
+        *,
+        shared: Mapping[str, tuple[int, ...]],
+        pp: int,
+        lossless: Exchange,
+    ) -> None:
+        self.compressor, self.wire, self.lossless = compressor, Wire(comm), lossless
+        #: The number of the step that the next exchanges belong to; `None` where nothing may be lost or remembered.
+        self.step: int | None = None
+        self.state: dict[Parameter, dict[str, Array]] = {}
+        self._remembered: list[Remembered] = []
+        for parameter in parameters:
+            if isinstance(parameter, Statistic) or not compressor.takes(parameter) or parameter in self.state:
+                continue
+            ranks = shared.get(parameter.name, (pp,))
+            slots = [_remember(slot, parameter, self.wire, ranks.index(pp), len(ranks)) for slot in compressor.slots(parameter)]
+            self.state[parameter] = {r.name.partition("/")[0]: r.array for r in slots}
+            self._remembered += slots
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that this rank has sent in the step."""
+        return self.wire.sent_bytes
+
+    def begin(self, step: int | None) -> None:
+        """Begin step number `step`, or a pass of which nothing is remembered and nothing lost."""
+        self.step, self.wire.sent_bytes = step, 0
+
+    def exchange(self, bucket: Bucket) -> Collective:
+        """Sum the bucket's gradients over the replicas, as the compressor does it."""
+        if self.step is None:
+            yield from self.lossless(bucket)
+            return
+        pieces = [Piece(name=p.name, grad=p.settled_grad(), state=self.state[p]) for p in bucket.parameters if p in self.state]
+        dense = [p.settled_grad() for p in bucket.parameters if p not in self.state]
+        if pieces:
+            yield from self.compressor.exchange(self.wire, pieces, step=self.step, tag=bucket.index)
+        if dense:
+            yield from sum_dense(self.wire, dense, bucket.index)
+
+    def remembered(self) -> list[Remembered]:
+        """Every slot that this rank keeps."""
+        return self._remembered
+
+
+def _remember(slot: Slot, parameter: Parameter, peers: Peers, holder: int, holders: int) -> Remembered:
+    """Create this rank's array of a slot; the rank is number `holder` of those of its pipeline that hold the parameter."""
+    box: Box = tuple((0, n) for n in slot.shape)
+    if slot.held is Held.ROWS:
+        box = (split(slot.shape[0], peers.size)[peers.rank], *box[1:])
+    copy, copies = (holder * peers.size + peers.rank, holders * peers.size) if slot.held is Held.EACH else (holder, holders)
+    array = empty_beside(parameter.data, tuple(stop - start for start, stop in box), sum_dtype(parameter.data.dtype))
+    array.fill(0)
+    if slot.start is not None:
+        array[...] = namespace(array).asarray(slot.start.normal(0, array.size).reshape(array.shape))
+    return Remembered(
+        name=f"{slot.name}/{parameter.name}",
+        array=array,
+        shape=(copies, *slot.shape),
+        box=((copy, copy + 1), *box),
+        writes=array.size > 0 and (slot.held is not Held.ALL or peers.rank == 0),
+    )
