@@ -22,6 +22,7 @@ from mpitrain.data import Dataset, TokenDataset, check_vocab
 from mpitrain.nn import Model
 from mpitrain.observe import Progress, StepReport
 from mpitrain.optim import Optimizer
+from mpitrain.parallel import Compressor
 from mpitrain.program import Metrics, schedule_named
 from mpitrain.selfcheck import Difference
 from mpitrain.worker import Settings, Worker
@@ -34,10 +35,11 @@ class Trainer:
 
     `batch` samples a step (by default one for each microbatch) are dealt to dp replicas, each running `microbatches` of them
     through its pipeline by `schedule` (`"gpipe"` or `"1f1b"`).  `clip` bounds the norm of the mean gradient; with `overlap`,
-    gradients are summed over the replicas while backward still runs.  `arrays` is `"numpy"`, `"cupy"` or `None` for CuPy where
-    it finds a GPU.  An action that takes longer than `timeout_s` ends the job and says who waits for what.  Every rank
-    constructs it with the same arguments and calls the same methods.  `ValueError`, before any training, where the arguments
-    do not fit together.
+    gradients are summed over the replicas while backward still runs.  `reproducible` makes every layout of the same
+    dp x microbatches give the same bits; see `mpitrain.parallel.reproducible`.  `arrays` is `"numpy"`, `"cupy"` or `None` for
+    CuPy where it finds a GPU.  An action that takes longer than `timeout_s` ends the job and says who waits for what.  Every
+    rank constructs it with the same arguments and calls the same methods.  `ValueError`, before any training, where the
+    arguments do not fit together.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Trainer:
         overlap: bool = True,
         sync_batch_norm: bool = False,
         zero: int = 0,
+        reproducible: bool = False,
         arrays: str | None = None,
         timeout_s: float = 600.0,
     ) -> None:
@@ -70,6 +73,7 @@ class Trainer:
             overlap=overlap,
             sync_batch_norm=sync_batch_norm,
             zero=zero,
+            reproducible=reproducible,
         )
         vocab = model.settings.get("vocab")
         for tokens in (data, validation):
@@ -148,6 +152,7 @@ class Trainer:
                             learning_rate=worker.learning_rate,
                             targets_per_s=metrics.count / seconds,
                             memory_bytes=worker.arrays.memory_bytes(),
+                            sent_bytes=worker.sent_bytes,
                             seconds_left=each * (last - worker.step),
                         )
                     )

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
@@ -22,8 +23,10 @@ from mpitrain.nn import Model, NotFiniteError
 from mpitrain.optim import Optimizer
 from mpitrain.parallel import (
     DataParallel,
+    ExactGradients,
     TiedWeights,
     agree_on_boundaries,
+    exact_sums,
     kept_bucket,
     passing_bucket,
     sum_over,
@@ -52,6 +55,7 @@ from mpitrain.program import (
     gather_around,
     inference,
     owners,
+    plain_sums,
     refine,
     validate,
 )
@@ -79,6 +83,19 @@ class Settings:
     sync_batch_norm: bool = False
     #: What the replicas share out (ZeRO): 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.
     zero: int = 0
+    #: How gradients are summed with fewer bytes, if they are.
+    compression: Compressor | None = None
+    #: Whether every layout of the same microbatches gives the same bits.
+    reproducible: bool = False
+
+    def __post_init__(self) -> None:
+        clashing = {"zero": self.zero, "sync_batch_norm": self.sync_batch_norm}
+        found = [name for name, value in clashing.items() if self.reproducible and value]
+        if found:
+            raise ValueError(
+                f"reproducible = true and {found[0]} do not go together: what {found[0]} computes depends on the number of "
+                "replicas; leave one of them out"
+            )
 
 
 class Worker:
@@ -131,12 +148,23 @@ class Worker:
         return next(iter(self.holding.states.values())).lr
 
     @property
+    def sent_bytes(self) -> int | None:
+        """Bytes of gradients that this rank sent in the last step; counted where they are compressed."""
+        return self.compression.sent_bytes if self.compression else None
+
+    @property
     def zero_level(self) -> int:
         """What the replicas share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
         return self.holding.zero.level if self.holding.zero else 0
 
     def train_step(self) -> Metrics:
         """One step on the next batch.  `NotFiniteError`, naming the first culprit, if loss or gradients are not finite."""
+        return self._pass(self.step)
+
+    def _pass(self, step: int | None) -> Metrics:
+        """Forward and backward on the next batch, and what comes after: the step of that number, or none."""
+        if self.compression:
+            self.compression.begin(step)
         batch = self.settings.batch
         numbers, after = self.sampler.take(self.position, batch)
         following, _ = self.sampler.take(after, batch)
@@ -154,7 +182,7 @@ class Worker:
         position, training = self.position, self.training
         self.training = [action for action in training if action.kind is not Kind.STEP]
         try:
-            return self.train_step()
+            return self._pass(None)
         finally:
             self.position, self.training = position, training
 
@@ -187,8 +215,25 @@ class Worker:
         boundaries = agree_on_boundaries(place.pp, self.owner, self.stages, sample, arrays, self.dtype, whole)
         self.compute = Compute(self.stages, self.model.loss, self.last_stage, mail, arrays, self.dtype)
         self.transfers = Transfers(place.pp, self.owner, boundaries, mail, arrays)
-        self.update = Update(place.comm, self.compute, self.holding.states, self.holding.owned, self.settings.clip)
         exchange = zero.exchange if zero else sum_over(place.dp) if place.dp.size > 1 else None
+        self.compression = None
+        if self.settings.compression:
+            lossless = sum_over(place.dp)
+            self.compression = Compression(
+                self.settings.compression,
+                place.dp,
+                chain.from_iterable(parameters.values()),
+                shared=self.holding.shared,
+                pp=place.pp.rank,
+                lossless=lossless,
+            )
+            exchange = self.compression.exchange
+        tied = TiedWeights(place.pp, self.holding.shared, self.holding.kept)
+        tie, sums = tied.tie, plain_sums
+        if self.settings.reproducible:
+            exact = ExactGradients(place.dp, tied, parameters)
+            exchange, tie, sums = exact.exchange, exact.tie, exact_sums
+        self.update = Update(place.comm, self.compute, self.holding.states, self.holding.owned, self.settings.clip, sums)
         make_bucket = passing_bucket if self.zero_level > 1 else kept_bucket
         self.replicas = DataParallel(
             parameters, exchange, arrays, self.dtype, bucket_bytes=BUCKET_BYTES, make_bucket=make_bucket
@@ -204,7 +249,7 @@ class Worker:
             Kind.SEND_B: self.transfers.send,
             Kind.ARM: self.replicas.arm,
             Kind.REDUCE: self.replicas.reduce,
-            Kind.TIE: TiedWeights(place.pp, self.holding.shared, self.holding.kept).tie,
+            Kind.TIE: tie,
             Kind.TALLY: self.update.tally,
             Kind.STEP: self.update.step,
         }

@@ -83,12 +83,14 @@ class Weight:
     """An array that training changes, and the gradient that a step accumulates for it.
 
     `grad` is a kept buffer of the same shape; `fresh` says that it holds nothing of this step yet, so that the first
-    contribution is written straight into it and only the following ones are added.  `on_grad` is called after each contribution.
+    contribution is written straight into it and only the following ones are added.  `sink`, where there is one, takes each
+    contribution out of `grad` at once; `on_grad` is called after each.
     """
 
     data: Array
     grad: Array | None = None
     fresh: bool = True
+    sink: Callable[[Weight], None] | None = None
     on_grad: Callable[[Weight], None] | None = None
 
     def __init__(self, data: Array) -> None:
@@ -97,6 +99,14 @@ class Weight:
     def clear_grad(self) -> None:
         """Forget the accumulated gradient, keep its buffer."""
         self.fresh = True
+
+    def contributed(self) -> None:
+        """A contribution has been added to `grad`."""
+        self.fresh = False
+        if self.sink is not None:
+            self.sink(self)
+        if self.on_grad is not None:
+            self.on_grad(self)
 
     def settled_grad(self) -> Array:
         """The gradient of the step, zeros if no op contributed to it."""
@@ -111,8 +121,9 @@ class Weight:
 class Op:
     """One differentiable operation; a subclass gives `forward`, `input_grad` and, if it takes weights, `weight_grad`.
 
-    An instance serves one call: `forward` may keep on `self` what the gradients need.  Settings are the subclass's own
-    `__init__` arguments.  No method sees a rank, a stage or a message.
+    An instance serves one call: `forward` may keep on `self` what the gradients need, except weights, which may have to make
+    room between forward and backward: read `self.weights[i].data` again.  Settings are the subclass's own `__init__`
+    arguments.  No method sees a rank, a stage or a message.
     """
 
     inputs: tuple[Tensor, ...]
@@ -155,9 +166,7 @@ class Op:
         for weight, part in zip(self.weights, out, strict=True):
             if part is not weight.grad:
                 weight.grad += part
-            weight.fresh = False
-            if weight.on_grad is not None:
-                weight.on_grad(weight)
+            weight.contributed()
 
 
 def _as_tensor(x: Tensor | float, like: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from annotated_types import Ge, Le
 from pydantic import AfterValidator
 
 from mpitrain.arrays import float_dtype
+from mpitrain.config.compression import CompressionSection, NoCompressionSection
 from mpitrain.config.data import DataSection
 from mpitrain.config.model import ModelSection
 from mpitrain.config.optimizer import ConstantSection, OptimizerSection, ScheduleSection
@@ -77,6 +78,8 @@ class TrainSection(Section):
     """Whether gradients are summed over the replicas while backward still runs."""
     sync_batch_norm: bool = False
     """Whether batch norm takes its moments over all replicas, not over each one's microbatch."""
+    reproducible: bool = False
+    """Whether every layout of the same microbatches gives the same bits; see `mpitrain.parallel.reproducible`."""
 
 
 class ValidationSection(Section):
@@ -127,6 +130,7 @@ class Config(Section):
     train: TrainSection
     optimizer: OptimizerSection
     schedule: ScheduleSection = ConstantSection()
+    compression: CompressionSection = NoCompressionSection()
     validation: ValidationSection = ValidationSection()
     checkpoint: CheckpointSection = CheckpointSection()
     sample: SampleSection | None = None

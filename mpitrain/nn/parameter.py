@@ -66,3 +66,4 @@ class Statistic(Parameter):
         """Add what a microbatch of `rows` samples saw."""
         grad = self.settled_grad()
         grad += value * rows
+        self.contributed()

@@ -1,22 +1,47 @@
 """What each axis of parallelism does to a model or to its gradients."""
 
 from mpitrain.parallel.buckets import Bucket, kept_bucket, passing_bucket
+from mpitrain.parallel.compression import (
+    DGC,
+    EF21,
+    Cast,
+    Compression,
+    Compressor,
+    PowerSGD,
+    RandomK,
+    Remembered,
+    Sign,
+    TopK,
+)
 from mpitrain.parallel.data import DataParallel, Exchange, sum_over
 from mpitrain.parallel.pipeline import agree_on_boundaries, cut_for, layer_costs, parameters_by_stage, partition
+from mpitrain.parallel.reproducible import ExactGradients, exact_sums
 from mpitrain.parallel.rows import shard_of
 from mpitrain.parallel.sync_batch_norm import SyncBatchNorm2d, sync_batch_norm
 from mpitrain.parallel.tied import TiedWeights, holders
 from mpitrain.parallel.zero import Zero
 
 __all__ = [
+    "DGC",
+    "EF21",
     "Bucket",
+    "Cast",
+    "Compression",
+    "Compressor",
     "DataParallel",
+    "ExactGradients",
     "Exchange",
+    "PowerSGD",
+    "RandomK",
+    "Remembered",
+    "Sign",
     "SyncBatchNorm2d",
     "TiedWeights",
+    "TopK",
     "Zero",
     "agree_on_boundaries",
     "cut_for",
+    "exact_sums",
     "holders",
     "kept_bucket",
     "layer_costs",

@@ -15,7 +15,7 @@ from mpitrain.program.lower import (
 from mpitrain.program.schedules import SCHEDULES, ScheduleFunction, gpipe, inference, one_f_one_b, schedule_named
 from mpitrain.program.simulate import Costs, Timeline, peak_activations, simulate
 from mpitrain.program.transfer import Boundary, Mail, Transfers, tag_of
-from mpitrain.program.update import Metrics, Update
+from mpitrain.program.update import Metrics, Sums, Update, plain_sums
 from mpitrain.program.validate import ProgramError, validate
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "ProgramError",
     "Schedule",
     "ScheduleFunction",
+    "Sums",
     "Timeline",
     "Transfers",
     "Update",
@@ -52,6 +53,7 @@ __all__ = [
     "one_f_one_b",
     "owners",
     "peak_activations",
+    "plain_sums",
     "refine",
     "schedule_named",
     "simulate",

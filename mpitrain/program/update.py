@@ -1,7 +1,7 @@
 """The end of a step: the actions TALLY and STEP.
 
-Invariant: loss, count and gradient norm are sums over all ranks in float64 or better, divided once, so every rank knows the same mean and
-clips by the same factor; each parameter's gradient enters the norm once, however many ranks hold it.
+Invariant: loss, count and gradient norm are sums over all ranks in float64 or better, divided once, so every rank knows the
+same mean and clips by the same factor; each parameter's gradient enters the norm once, however many ranks hold it.
 """
 
 from __future__ import annotations

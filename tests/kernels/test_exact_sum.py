@@ -35,7 +35,6 @@ def total_of(rows):
 def restored(total, dtype):
     out = np.empty(total.shape[1], dtype)
     restore(total, out)
-    assert not total.any()
     return out
 
 
@@ -45,8 +44,8 @@ def on_the_grid(x):
 
 
 BELOW = float(np.nextafter(np.float32(LIMIT), np.float32(0)))
-float32s = st.floats(-BELOW, BELOW, width=32)
-float64s = st.floats(-LIMIT, LIMIT, exclude_min=True, exclude_max=True)
+float32s = st.floats(-BELOW, BELOW, width=32) | st.floats(-(2.0**-42), 2.0**-42, width=32)
+float64s = st.floats(-LIMIT, LIMIT, exclude_min=True, exclude_max=True) | st.floats(-1e-8, 1e-8)
 
 
 @given(st.lists(float32s, min_size=1, max_size=20))
@@ -106,6 +105,21 @@ def test_as_many_of_the_largest_as_allowed_fit(sign):
     expected = [float(n * on_the_grid(value)) for value in x]
     # Beyond 2**33 there is one rounding more: within one unit in the last place.
     np.testing.assert_array_max_ulp(restored(total.astype(np.int64), np.float64), np.array(expected), 1)
+
+
+def test_many_addends_are_rounded_once():
+    """Where the sum of the los has more bits than a float64, and is no less than that of the his."""
+    x = np.random.default_rng(2).uniform(2.0**-21, 2.0**-20, 1000)
+    total, _ = total_of([x])
+    n = MAX_ADDENDS - 1
+    np.testing.assert_array_equal(restored(total * n, np.float64), [float(n * on_the_grid(value)) for value in x])
+
+
+def test_every_number_is_rounded_to_the_nearest():
+    """Numbers as small as half a unit, of both signs, a million of them at once."""
+    units = np.random.default_rng(3).uniform(-4, 4, 1_000_000)
+    total, _ = total_of([units * RESOLUTION])
+    np.testing.assert_array_equal(total, [np.zeros(len(units)), np.rint(units)])
 
 
 @pytest.mark.parametrize("bad", [LIMIT, -LIMIT, 1e30, math.inf, -math.inf])

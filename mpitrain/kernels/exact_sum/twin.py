@@ -63,7 +63,7 @@ def fold(x: Array, total: Array, peak: Array) -> None:
 
 
 def restore(total: Array, out: Array) -> None:
-    """Write the number that `total` stands for, rounded to its type, into the flat array `out`; `total` becomes zero."""
+    """Write the number that `total` stands for, rounded to its type, into the flat array `out`; `total` is carried."""
     for tile in row_tiles(total[0]):
         hi, lo = total[:, tile]
         carry = lo + (1 << (_FINE_BITS - 1))
@@ -75,4 +75,3 @@ def restore(total: Array, out: Array) -> None:
         x += hi
         x *= 2.0**-_COARSE_BITS
         out[tile] = x
-    total.fill(0)
