@@ -55,7 +55,8 @@ def replay(program: Program, duration: Callable[[Action], float], delay: Callabl
 
     def walk(rank: int) -> None:
         """Take `rank` as far as it gets."""
-        for action in program[rank][len(spans[rank]) :]:
+        actions = program[rank]
+        for action in (actions[i] for i in range(len(spans[rank]), len(actions))):
             end = clock[rank] + duration(action)
             if action.kind in SENDERS:
                 send = sender_of(action)

@@ -102,19 +102,19 @@ def simulate(program: Program, costs: Durations) -> Timeline:
 
 
 #: What an action changes in the number of activations that are held: from F to B, or to W.
-_HELD = {Kind.F: +1, Kind.B: -1, Kind.W: -1}
+HELD = {Kind.F: +1, Kind.B: -1, Kind.W: -1}
 
 
 def peak_activations(actions: Sequence[Action]) -> int:
     """The most forwards whose backward is still to come."""
-    return max(accumulate((_HELD.get(action.kind, 0) for action in actions), initial=0))
+    return max(accumulate((HELD.get(action.kind, 0) for action in actions), initial=0))
 
 
 def _memory(spans: Sequence[Span], costs: Durations) -> list[tuple[float, float]]:
     changes = [
-        (span.begin if span.action.kind is Kind.F else span.end, _HELD[span.action.kind] * costs.kept(span.action.stage))
+        (span.begin if span.action.kind is Kind.F else span.end, HELD[span.action.kind] * costs.kept(span.action.stage))
         for span in spans
-        if span.action.kind in _HELD
+        if span.action.kind in HELD
     ]
     totals = accumulate(change for _, change in changes)
     return [(second, total) for (second, _), total in zip(changes, totals, strict=True)]

@@ -5,11 +5,11 @@ Invariant: a program that passes runs to its end under the executor's rules, on 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mpitrain.program.action import Action, Kind, Program, owners
 from mpitrain.program.replay import SENDERS, replay, sender_of
+from mpitrain.program.simulate import HELD
 from mpitrain.program.transfer import tag_of
 
 
@@ -17,12 +17,21 @@ class ProgramError(ValueError):
     """A program that cannot be run as it stands."""
 
 
-def validate(program: Program, *, backward: bool = True, max_tag: int | None = None) -> None:
+def validate(
+    program: Program, *, backward: bool = True, max_tag: int | None = None, limits: Sequence[int] | None = None
+) -> None:
     """Raise `ProgramError`, showing the culprit in the program's grid, unless the program can be run.
 
     That is: every microbatch runs forward once and (with `backward`) backward once on every stage, each stage lives on one
-    rank, B comes after F and W after I, what a stage needs is there when it runs, every send has its
-    receive, no order can block all ranks, and every message's tag is at most `max_tag`.
+    rank, B comes after F and W after I, what a stage needs is there when it runs, every send has its receive, no order can
+    block all ranks, no rank holds more activations of a stage than its entry of `limits`, and every message's tag is at most
+    `max_tag`.  In time linear in the number of actions.
+
+    Freedom from deadlock does not lean on room in the network.  An executor posts receives in the program's order, each at the
+    latest when its action is reached, and waits for its sends only after its last action.  So whatever a send waits for, the
+    next action of some rank can always be done if the replay, in which only receives and the tally wait, comes to its end:
+    take the first action of the replay that is not done yet; if it is a receive, its send was started and it is posted.  After
+    the last action every receive is posted, so every send ends.  This holds for any number of receives posted early.
     """
     _check_compute(program, backward)
     _check_order(program)
@@ -30,7 +39,10 @@ def validate(program: Program, *, backward: bool = True, max_tag: int | None = N
     walk = replay(program, lambda action: 0.0, lambda action: 0.0)
     if walk.stuck:
         waits = "; ".join(f"rank {rank} waits in {action}" for rank, action in walk.stuck.items())
-        raise ProgramError(f"the program cannot finish: {waits}\n{grid(program, walk.stuck.items())}")
+        here = [(rank, len(walk.spans[rank])) for rank in walk.stuck]
+        raise ProgramError(f"the program cannot finish: {waits}\n{grid(program, here)}")
+    if limits is not None:
+        _check_limits(program, limits)
     stages = len(owners(program))
     largest = max((tag_of(a, stages) for actions in program for a in actions if a.kind in SENDERS), default=0)
     if max_tag is not None and largest > max_tag:
@@ -39,19 +51,25 @@ def validate(program: Program, *, backward: bool = True, max_tag: int | None = N
         )
 
 
-def grid(program: Program, here: Iterable[tuple[int, Action]]) -> str:
-    """The program, one line a rank, the actions of `here` marked."""
+#: The most actions of a rank that an error shows.
+_SHOWN = 20
+
+
+def grid(program: Program, here: Iterable[tuple[int, int]]) -> str:
+    """The program, one line a rank, up to the culprits (each a rank and a place in its list); of other ranks the beginning."""
     marks = dict(here)
     lines = []
     for rank, actions in enumerate(program):
-        end = actions.index(marks[rank]) + 1 if rank in marks and marks[rank] in actions else None
-        shown = " ".join(map(str, actions[:end])) + ("  <-- here" if end else "")
-        lines.append(f"  rank {rank}: {shown}")
+        stop = marks[rank] + 1 if rank in marks else min(_SHOWN, len(actions))
+        start = max(0, stop - _SHOWN)
+        cells = ["..."] * (start > 0) + [str(action) for action in actions[start:stop]]
+        cells += ["  <-- here"] if rank in marks else ["..."] * (stop < len(actions))
+        lines.append(f"  rank {rank}: {' '.join(cells)}")
     return "\n".join(lines)
 
 
-def _fail(program: Program, rank: int, action: Action, why: str) -> None:
-    raise ProgramError(f"rank {rank}, {action}: {why}\n{grid(program, [(rank, action)])}")
+def _fail(program: Program, rank: int, at: int, why: str) -> None:
+    raise ProgramError(f"rank {rank}, {program[rank][at]}: {why}\n{grid(program, [(rank, at)])}")
 
 
 def _check_compute(program: Program, backward: bool) -> None:
@@ -59,23 +77,30 @@ def _check_compute(program: Program, backward: bool) -> None:
     owner = owners(program)
     if sorted(owner) != list(range(len(owner))):
         raise ProgramError(f"the program has stages {sorted(owner)}; expected 0, 1, 2 and so on without a gap")
-    microbatches = {a.microbatch for actions in program for a in actions if a.kind is Kind.F}
+    #: For each stage and microbatch, where each of its kinds stands.
+    found: dict[tuple[int, int | None], dict[Kind, int]] = {}
     for rank, actions in enumerate(program):
-        counts = Counter(actions)
-        for action, count in counts.items():
-            if action.kind in _NEEDS and owner.get(action.stage) != rank:
+        seen = set()
+        for at, action in enumerate(actions):
+            if action.microbatch is not None:
+                if action in seen:
+                    _fail(program, rank, at, "stands a second time; expected once")
+                seen.add(action)
+            if action.kind in _NEEDS:
                 home = owner.get(action.stage)
-                _fail(program, rank, action, f"stage {action.stage} lives on rank {home}; expected one rank a stage")
-            if count > 1 and action.microbatch is not None:
-                _fail(program, rank, action, f"stands {count} times; expected once")
-        for stage in (s for s, r in owner.items() if r == rank):
-            for i in sorted(m for m in microbatches if m is not None):
-                times = {kind: counts[Action(kind, stage, i)] for kind in _NEEDS}
-                wanted = [(1, 1, 0, 0), (1, 0, 1, 1)] if backward else [(1, 0, 0, 0)]
-                if tuple(times.values()) not in wanted:
-                    found = ", ".join(f"{kind.value} {n} times" for kind, n in times.items())
-                    expected = "F once and either B, or I and W, once" if backward else "F once and nothing backward"
-                    raise ProgramError(f"stage {stage}, microbatch {i} on rank {rank}: found {found}; expected {expected}")
+                if home != rank:
+                    _fail(program, rank, at, f"stage {action.stage} lives on rank {home}; expected one rank a stage")
+                found.setdefault((action.stage, action.microbatch), {})[action.kind] = at
+    wanted = [{Kind.F, Kind.B}, {Kind.F, Kind.I, Kind.W}] if backward else [{Kind.F}]
+    microbatches = sorted({i for _, i in found if i is not None})
+    for stage, rank in owner.items():
+        for i in microbatches:
+            places = found.get((stage, i), {})
+            if set(places) not in wanted:
+                kinds = " and ".join(kind.value for kind in places) or "nothing"
+                expected = "F and B, or F, I and W" if backward else "F and nothing backward"
+                shown = grid(program, [(rank, max(places.values(), default=len(program[rank]) - 1))])
+                raise ProgramError(f"stage {stage}, microbatch {i} on rank {rank}: found {kinds}; expected {expected}\n{shown}")
 
 
 #: What has to have run before an action, on the same rank: kind -> kind on the same stage and microbatch.
@@ -89,34 +114,47 @@ def _check_order(program: Program) -> None:
     last = len(owners(program)) - 1
     for rank, actions in enumerate(program):
         done: set[Action] = set()
-        for action in actions:
-            stage, i = action.stage, action.microbatch
-            before = _NEEDS.get(action.kind)
-            if before and Action(before, stage, i) not in done:
-                _fail(program, rank, action, f"{Action(before, stage, i)} has to come before it")
-            if action.kind is Kind.F and stage > 0:
-                _need_one(program, rank, action, done, [Action(Kind.RECV_F, stage, i), Action(Kind.F, stage - 1, i)])
-            if action.kind in (Kind.B, Kind.I) and stage < last:
-                after = [Action(kind, stage + 1, i) for kind in (Kind.B, Kind.I)]
-                _need_one(program, rank, action, done, [Action(Kind.RECV_B, stage, i), *after])
-            if action.kind in _MADE_BY:
-                _need_one(program, rank, action, done, [Action(kind, stage, i) for kind in _MADE_BY[action.kind]])
+        for at, action in enumerate(actions):
+            for needs in _needs(action, last):
+                if done.isdisjoint(needs):
+                    one = "one of " if len(needs) > 1 else ""
+                    _fail(program, rank, at, f"{one}{', '.join(map(str, needs))} has to come before it")
             done.add(action)
 
 
-def _need_one(program: Program, rank: int, action: Action, done: set[Action], needs: list[Action]) -> None:
-    if not done.intersection(needs):
-        _fail(program, rank, action, f"one of {', '.join(map(str, needs))} has to come before it")
+def _needs(action: Action, last: int) -> list[list[Action]]:
+    """What has to have come before `action` on its rank: one of each list."""
+    stage, i = action.stage, action.microbatch
+    needs = []
+    if before := _NEEDS.get(action.kind):
+        needs.append([Action(before, stage, i)])
+    if action.kind is Kind.F and stage > 0:
+        needs.append([Action(Kind.RECV_F, stage, i), Action(Kind.F, stage - 1, i)])
+    if action.kind in (Kind.B, Kind.I) and stage < last:
+        needs.append([Action(Kind.RECV_B, stage, i), Action(Kind.B, stage + 1, i), Action(Kind.I, stage + 1, i)])
+    if action.kind in _MADE_BY:
+        needs.append([Action(kind, stage, i) for kind in _MADE_BY[action.kind]])
+    return needs
 
 
 def _check_transfers(program: Program) -> None:
     """Every receive has a send on another rank, and every send a receive."""
-    sends = {a: rank for rank, actions in enumerate(program) for a in actions if a.kind in _MADE_BY}
+    sends = {a: (rank, at) for rank, actions in enumerate(program) for at, a in enumerate(actions) if a.kind in _MADE_BY}
     for rank, actions in enumerate(program):
-        for action in actions:
-            if action.kind not in SENDERS:
-                continue
-            if sends.pop(sender_of(action), rank) == rank:
-                _fail(program, rank, action, f"no other rank has {sender_of(action)}, which it waits for")
-    for action, rank in sends.items():
-        _fail(program, rank, action, "no rank receives it")
+        for at, action in enumerate(actions):
+            if action.kind in SENDERS:
+                sender, _ = sends.pop(sender_of(action), (rank, at))
+                if sender == rank:
+                    _fail(program, rank, at, f"no other rank has {sender_of(action)}, which it waits for")
+    for rank, at in sends.values():
+        _fail(program, rank, at, "no rank receives it")
+
+
+def _check_limits(program: Program, limits: Sequence[int]) -> None:
+    """No rank holds more activations than it may."""
+    for rank, (actions, limit) in enumerate(zip(program, limits, strict=True)):
+        held = 0
+        for at, action in enumerate(actions):
+            held += HELD.get(action.kind, 0)
+            if held > limit:
+                _fail(program, rank, at, f"the rank holds {held} activations after it; expected at most {limit}")

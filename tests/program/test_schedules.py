@@ -3,47 +3,134 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mpitrain.program import SCHEDULES, Costs, add_transfers, add_update, gpipe, inference, one_f_one_b, simulate, validate
+from mpitrain.program import (
+    SCHEDULES,
+    Costs,
+    add_transfers,
+    add_update,
+    gpipe,
+    inference,
+    one_f_one_b,
+    owners,
+    schedule_named,
+    simulate,
+    validate,
+)
+from mpitrain.program.schedules import dualpipe_v, interleaved, looped_bfs, zb_h1, zb_v
 
-SIZES = {"stages": st.integers(1, 16), "microbatches": st.integers(1, 64)}
+SIZES = {"ranks": st.integers(1, 16), "microbatches": st.integers(1, 64)}
+SECONDS = st.integers(1, 9)
+
+#: Every schedule as a function of ranks, microbatches and chunks; the chunks count where a schedule has a choice.
+EVERY = {name: lambda p, m, v, schedule=schedule: schedule(p, m) for name, schedule in SCHEDULES.items()}
+EVERY |= {"interleaved": interleaved, "looped_bfs": looped_bfs}
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def timed(schedule, t_f=1, t_i=1, t_w=1):
+    return simulate(add_transfers(schedule), Costs(forward=[t_f], input_grad=[t_i], weight_grad=[t_w]))
+
+
+@pytest.mark.parametrize("schedule", EVERY.values(), ids=EVERY)
+@settings(deadline=None, max_examples=30)
+@given(**SIZES, chunks=st.integers(1, 4))
+def test_every_size_is_valid(schedule, ranks, microbatches, chunks):
+    actions = schedule(ranks, microbatches, chunks)
+    program = add_update(add_transfers(actions), tied_stages={0, len(owners(actions)) - 1})
+    validate(program, max_tag=2 * 4 * 16 * 64)
+
+
+@pytest.mark.parametrize("schedule", EVERY.values(), ids=EVERY)
+@settings(deadline=None, max_examples=20)
 @given(**SIZES)
-def test_every_size_is_valid(schedule, stages, microbatches):
-    program = add_update(add_transfers(schedule(stages, microbatches)), tied_stages={0, stages - 1})
-    validate(program, max_tag=2 * 16 * 64)
+def test_inference_is_valid_in_every_placement(schedule, ranks, microbatches):
+    validate(add_transfers(inference(owners(schedule(ranks, 1, 3)), microbatches)), backward=False)
 
 
-@given(**SIZES)
-def test_inference_is_valid(stages, microbatches):
-    validate(add_transfers(inference(stages, microbatches)), backward=False)
+@settings(deadline=None)
+@given(**SIZES, t_f=SECONDS, chunks=st.integers(1, 4))
+def test_inference_bubble(ranks, microbatches, t_f, chunks):
+    assume(microbatches >= ranks)
+    loop, fold = (owners(s) for s in (interleaved(ranks, 1, chunks), zb_v(ranks, 1)))
+    assert timed(inference(loop, microbatches), t_f).bubble == [(ranks - 1) * t_f] * ranks
+    assert timed(inference(fold, microbatches), t_f).bubble == [2 * (ranks - 1) * t_f] * ranks
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-@given(**SIZES, t_f=st.integers(1, 9), t_b=st.integers(1, 9))
-def test_bubble_is_the_closed_form(schedule, stages, microbatches, t_f, t_b):
-    costs = Costs(forward=[t_f], input_grad=[t_b / 2], weight_grad=[t_b / 2])
-    timeline = simulate(add_transfers(schedule(stages, microbatches)), costs)
-    assert timeline.makespan == (microbatches + stages - 1) * (t_f + t_b)
-    assert timeline.bubble == [(stages - 1) * (t_f + t_b)] * stages
+@pytest.mark.parametrize("schedule", [gpipe, one_f_one_b])
+@settings(deadline=None)
+@given(**SIZES, t_f=SECONDS, t_i=SECONDS, t_w=SECONDS)
+def test_bubble_of_one_stage_a_rank(schedule, ranks, microbatches, t_f, t_i, t_w):
+    timeline = timed(schedule(ranks, microbatches), t_f, t_i, t_w)
+    assert timeline.makespan == (microbatches + ranks - 1) * (t_f + t_i + t_w)
+    assert timeline.bubble == [(ranks - 1) * (t_f + t_i + t_w)] * ranks
 
 
-@given(**SIZES)
-def test_peak_activations_are_the_closed_forms(stages, microbatches):
-    costs = Costs()
-    assert simulate(add_transfers(gpipe(stages, microbatches)), costs).peak_activations == [microbatches] * stages
-    one_f = simulate(add_transfers(one_f_one_b(stages, microbatches)), costs).peak_activations
-    assert one_f == [min(stages - rank, microbatches) for rank in range(stages)]
+@pytest.mark.parametrize("schedule", [interleaved, looped_bfs])
+@settings(deadline=None, max_examples=50)
+@given(**SIZES, chunks=st.integers(1, 4), t_f=SECONDS, t_i=SECONDS, t_w=SECONDS)
+def test_bubble_of_several_chunks_a_rank(schedule, ranks, microbatches, chunks, t_f, t_i, t_w):
+    waits = ranks - 1 + (chunks - 1) * max(0, ranks - microbatches)
+    assert timed(schedule(ranks, microbatches, chunks), t_f, t_i, t_w).bubble == [waits * (t_f + t_i + t_w)] * ranks
 
 
-def test_a_schedule_prints_as_people_write_it():
-    assert [" ".join(map(str, rank)) for rank in one_f_one_b(2, 3)] == ["0F0 0F1 0B0 0F2 0B1 0B2", "1F0 1B0 1F1 1B1 1F2 1B2"]
+@settings(deadline=None)
+@given(**SIZES, t_f=SECONDS, t_i=SECONDS, t_w=SECONDS)
+def test_bubble_of_zb_h1(ranks, microbatches, t_f, t_i, t_w):
+    assume(microbatches >= ranks and t_w <= min(t_f, t_i))
+    assert timed(zb_h1(ranks, microbatches), t_f, t_i, t_w).bubble == [(ranks - 1) * (t_f + t_i - t_w)] * ranks
 
 
-def test_a_slow_link_is_waited_for():
-    program = add_transfers(gpipe(2, 1))
-    assert simulate(program, Costs(transfer=5.0)).makespan == 2 * (1 + 2) + 2 * 5.0
+@settings(deadline=None)
+@given(**SIZES, t=SECONDS)
+def test_bubble_of_zb_v(ranks, microbatches, t):
+    assume(microbatches >= 2 * ranks - 1)
+    timeline = timed(zb_v(ranks, microbatches), t, t, t)
+    assert timeline.bubble == [(ranks - 1) * t] * ranks
+    for rank, spans in enumerate(timeline.spans):
+        work = [span for span in spans if span.end > span.begin and not span.action.kind.value.startswith("RECV")]
+        assert (work[0].begin, work[-1].end) == (rank * t, (rank + 6 * microbatches) * t), "without a pause"
+
+
+@settings(deadline=None)
+@given(ranks=SIZES["ranks"], more=st.integers(0, 32), t_w=SECONDS, t_i_more=st.integers(0, 9), t_f_more=st.integers(0, 9))
+def test_bubble_of_dualpipe_v(ranks, more, t_w, t_i_more, t_f_more):
+    t_i = t_w + t_i_more
+    t_f = t_i + min(t_f_more, t_w)
+    assert timed(dualpipe_v(ranks, 2 * ranks + more), t_f, t_i, t_w).bubble == [(ranks - 1) * (t_f + t_i - t_w)] * ranks
+
+
+@settings(deadline=None)
+@given(**SIZES, chunks=st.integers(1, 4))
+def test_peak_activations(ranks, microbatches, chunks):
+    p, m, v = ranks, microbatches, chunks
+    assert timed(gpipe(p, m)).peak_activations == [m] * p
+    assert timed(one_f_one_b(p, m)).peak_activations == [min(p - rank, m) for rank in range(p)]
+    assert timed(zb_h1(p, m)).peak_activations == [min(p, m)] * p
+    assert timed(looped_bfs(p, m, v)).peak_activations == [m * v] * p
+    rounds = max(1, m // p)
+    group = -(-m // rounds)
+    held = [min((v - 1) * group + 2 * (p - rank - 1) + 1, m * v) for rank in range(p)]
+    assert timed(interleaved(p, m, v)).peak_activations == held
+    assert max(timed(zb_v(p, m)).peak_activations) == min(2 * p, 2 * m)
+    if m >= 2 * p:
+        assert timed(dualpipe_v(p, m)).peak_activations == [2 * p + 1] * p
+
+
+def test_schedules_print_as_people_write_them():
+    def rows(schedule):
+        return [" ".join(map(str, actions)) for actions in schedule]
+
+    assert rows(one_f_one_b(2, 3)) == ["0F0 0F1 0B0 0F2 0B1 0B2", "1F0 1B0 1F1 1B1 1F2 1B2"]
+    assert rows(zb_h1(2, 3)) == ["0F0 0F1 0I0 0W0 0F2 0I1 0W1 0I2 0W2", "1F0 1I0 1F1 1I1 1W0 1F2 1I2 1W1 1W2"]
+    assert rows(interleaved(2, 2, 2))[1] == "1F0 1F1 3F0 3B0 3F1 3B1 1B0 1B1"
+    assert rows(zb_v(1, 1)) == ["0F0 1F0 1I0 1W0 0I0 0W0"]
+
+
+def test_names():
+    assert schedule_named("interleaved:3")(2, 4) == interleaved(2, 4, 3)
+    assert schedule_named("looped_bfs")(2, 4) == looped_bfs(2, 4, 2)
+    for wrong in ["zb_v:3", "interleaved:0", "interleaved:x", "pipedream"]:
+        with pytest.raises(ValueError, match=r"expected one of gpipe, 1f1b, interleaved, .* as in interleaved:4, or a file"):
+            schedule_named(wrong)

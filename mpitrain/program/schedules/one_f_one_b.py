@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mpitrain.program.action import B, F, Schedule
+from mpitrain.program.action import Schedule
+from mpitrain.program.schedules.phases import unroll
 
 
 def one_f_one_b(stages: int, microbatches: int) -> Schedule:
@@ -14,8 +15,7 @@ def one_f_one_b(stages: int, microbatches: int) -> Schedule:
     schedule = []
     for rank in range(stages):
         ahead = min(stages - rank - 1, microbatches)
-        actions = [F(rank, i) for i in range(ahead)]
-        for i in range(microbatches - ahead):
-            actions += [F(rank, ahead + i), B(rank, i)]
-        schedule.append(actions + [B(rank, i) for i in range(microbatches - ahead, microbatches)])
+        slots = [(rank, i) for i in range(microbatches)]
+        phases = [(ahead, "F"), (microbatches - ahead, "F B"), (ahead, "B")]
+        schedule.append(unroll(phases, {"": slots}, {"": slots}))
     return schedule

@@ -3,24 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from mpitrain.program.action import Schedule
+from mpitrain.program.schedules.custom import custom
+from mpitrain.program.schedules.dualpipe_v import dualpipe_v
 from mpitrain.program.schedules.gpipe import gpipe
-from mpitrain.program.schedules.inference import inference
+from mpitrain.program.schedules.interleaved import interleaved
+from mpitrain.program.schedules.looped_bfs import looped_bfs
 from mpitrain.program.schedules.one_f_one_b import one_f_one_b
+from mpitrain.program.schedules.zb_h1 import zb_h1
+from mpitrain.program.schedules.zb_v import zb_v
 
-#: A pure function (stages, microbatches) -> schedule.
+#: A pure function (ranks, microbatches) -> schedule.
 ScheduleFunction = Callable[[int, int], Schedule]
 
-#: Schedules that train.
-SCHEDULES: dict[str, ScheduleFunction] = {"gpipe": gpipe, "1f1b": one_f_one_b}
+#: Schedules that train ...
+SCHEDULES: dict[str, ScheduleFunction] = {
+    "gpipe": gpipe,
+    "1f1b": one_f_one_b,
+    "interleaved": interleaved,
+    "looped_bfs": looped_bfs,
+    "zb_h1": zb_h1,
+    "zb_v": zb_v,
+    "dualpipe_v": dualpipe_v,
+}
+#: ... and those of them that a number of chunks a rank can be given for, as in `interleaved:4`; by default it is 2.
+CHUNKED: dict[str, Callable[..., Schedule]] = {"interleaved": interleaved, "looped_bfs": looped_bfs}
 
 
 def schedule_named(name: str) -> ScheduleFunction:
-    """The schedule called `name`; `ValueError` names the ones that there are."""
-    if name not in SCHEDULES:
-        raise ValueError(f"schedule {name!r} is not known; expected one of {', '.join(SCHEDULES)}")
-    return SCHEDULES[name]
+    """The schedule called `name`, such as `1f1b` or `interleaved:4`, or the one in the file of that name, if it ends in `.csv`.
 
-
-__all__ = ["SCHEDULES", "ScheduleFunction", "inference", "schedule_named"]
+    `ValueError` names the ones that there are.
+    """
+    if name.endswith(".csv"):
+        return partial(custom, file=name)
+    if name in SCHEDULES:
+        return SCHEDULES[name]
+    base, _, chunks = name.partition(":")
+    if base in CHUNKED and chunks.isdecimal() and int(chunks) > 0:
+        return partial(CHUNKED[base], chunks=int(chunks))
+    raise ValueError(
+        f"schedule {name!r} is not known; expected one of {', '.join(SCHEDULES)}, the chunks a rank after "
+        f"{' or '.join(CHUNKED)} as in interleaved:4, or a file that ends in .csv"
+    )
