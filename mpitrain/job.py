@@ -91,7 +91,7 @@ def run(job: Job) -> int:
         _say(f"{config.run.name}: {trainer.model.size:,} parameters, {trainer.mesh.layout}, {_arrays(trainer)}")
         _say(f"going on from {job.resumed}" if job.resumed else f"writing to {job.folder}")
         watchers = [
-            Progress(bar=trainer.has_terminal, unit=_unit(trainer)),
+            Progress(bar=trainer.has_terminal, unit=_unit(trainer), accuracy=trainer.classifies),
             MetricsFile(job.folder / "metrics.jsonl", after=trainer.step),
         ]
 

@@ -19,7 +19,7 @@ from mpitrain.checkpoint import is_checkpoint, newest, prune
 from mpitrain.comm import Communicator, Mesh, Watchdog
 from mpitrain.comm.launch import TERMINAL_VARIABLE
 from mpitrain.data import Dataset, TokenDataset, check_vocab
-from mpitrain.nn import Model
+from mpitrain.nn import Classification, Model
 from mpitrain.observe import Progress, StepReport
 from mpitrain.optim import Optimizer
 from mpitrain.parallel import Compressor
@@ -34,7 +34,8 @@ class Trainer:
     """Trains `model` on `data` over the ranks of `mesh`.
 
     `batch` samples a step (by default one for each microbatch) are dealt to dp replicas, each running `microbatches` of them
-    through its pipeline by `schedule` (`"gpipe"` or `"1f1b"`).  `clip` bounds the norm of the mean gradient; with `overlap`,
+    through its pipeline by `schedule` (`"gpipe"` or `"1f1b"`).  `clip` bounds the norm of the mean gradient, and
+    `clip_value` then each of its elements; `sync_batch_norm` takes batch norm's moments over all replicas; with `overlap`,
     gradients are summed over the replicas while backward still runs.  `reproducible` makes every layout of the same
     dp x microbatches give the same bits; see `mpitrain.parallel.reproducible`.  `arrays` is `"numpy"`, `"cupy"` or `None` for
     CuPy where it finds a GPU.  An action that takes longer than `timeout_s` ends the job and says who waits for what.  Every
@@ -56,6 +57,7 @@ class Trainer:
         seed: int = 0,
         dtype: str = "float32",
         clip: float | None = None,
+        clip_value: float | None = None,
         overlap: bool = True,
         sync_batch_norm: bool = False,
         zero: int = 0,
@@ -70,6 +72,7 @@ class Trainer:
             seed=seed,
             dtype=dtype,
             clip=clip,
+            clip_value=clip_value,
             overlap=overlap,
             sync_batch_norm=sync_batch_norm,
             zero=zero,
@@ -95,6 +98,11 @@ class Trainer:
     def step(self) -> int:
         """Steps that the job has done."""
         return next(iter(self.workers.values())).step
+
+    @property
+    def classifies(self) -> bool:
+        """Whether evaluations have an accuracy."""
+        return isinstance(self.model.loss, Classification)
 
     @property
     def has_terminal(self) -> bool:
@@ -127,7 +135,11 @@ class Trainer:
         def run(worker: Worker) -> list[Metrics]:
             last = worker.step + steps
             history: list[Metrics] = []
-            progress = Progress(bar=self.has_terminal) if report is None and worker.place.comm.rank == 0 else None
+            progress = (
+                Progress(bar=self.has_terminal, accuracy=self.classifies)
+                if report is None and worker.place.comm.rank == 0
+                else None
+            )
             tell = progress.step if progress else report
             begin = time.perf_counter()
             while worker.step < last:
@@ -135,9 +147,9 @@ class Trainer:
                 metrics = worker.train_step()
                 seconds = time.perf_counter() - before
                 history.append(metrics)
-                validation = None
+                validation: Metrics | None = None
                 if self.validation is not None and due(validate_every, worker, last):
-                    validation = worker.evaluate(self.validation, validation_batches).loss
+                    validation = worker.evaluate(self.validation, validation_batches)
                 if folder is not None and due(save_every, worker, last):
                     self._save(worker, Path(folder), keep)
                 if tell is not None and worker.place.comm.rank == 0:
@@ -147,7 +159,8 @@ class Trainer:
                             step=worker.step,
                             steps=last,
                             loss=metrics.loss,
-                            validation_loss=validation,
+                            validation_loss=validation.loss if validation else None,
+                            validation_accuracy=validation.accuracy if validation else None,
                             grad_norm=metrics.grad_norm,
                             learning_rate=worker.learning_rate,
                             targets_per_s=metrics.count / seconds,
@@ -163,7 +176,10 @@ class Trainer:
         return self._each(run)[0]
 
     def evaluate(self, data: Dataset | None = None, batches: int | None = None) -> Metrics:
-        """Mean loss over the first `batches` batches of `data`, by default of all the validation data."""
+        """Mean loss, and accuracy where there are classes, over the first `batches` batches of `data`.
+
+        By default over all the validation data.
+        """
         dataset = self.validation if data is None else data
         if dataset is None:
             raise ValueError("there is no data to evaluate on; pass a dataset, or give the Trainer one as `validation`")

@@ -6,7 +6,6 @@ hands them to the one executor.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -77,6 +76,8 @@ class Settings:
     dtype: str = "float32"
     #: Largest norm of the mean gradient, or `None` for no clipping.
     clip: float | None = None
+    #: Largest magnitude of an element of the mean gradient, after that; `None` for any.
+    clip_value: float | None = None
     #: Whether gradients are summed over the replicas while backward still runs.
     overlap: bool = True
     #: Whether batch norm's moments are the replicas' joint ones.
@@ -187,18 +188,20 @@ class Worker:
             self.position, self.training = position, training
 
     def evaluate(self, data: Dataset, batches: int | None = None) -> Metrics:
-        """Mean loss over the first `batches` batches of `data` (all by default), in order, each sample once."""
+        """Mean loss, and accuracy where there are classes, over the first `batches` batches of `data` (all by default).
+
+        They come in order, each sample once.
+        """
         size = self.settings.batch
         samples = len(data) if batches is None else min(len(data), size * batches)
-        loss = count = 0.0
+        found = []
         with Loader(data) as loader:
             for start in range(0, samples, size):
                 numbers, following = (np.arange(begin, min(begin + size, samples)) for begin in (start, start + size))
                 microbatches = self._microbatches(loader, numbers, start, following)
                 self._run(self._inference(len(microbatches)), microbatches, _EVALUATION)
-                loss += self.update.metrics.loss * self.update.metrics.count
-                count += self.update.metrics.count
-        return Metrics(loss=loss / count if count else math.nan, count=count)
+                found.append(self.update.metrics)
+        return Metrics.mean(found)
 
     def predict(self, inputs: np.ndarray) -> np.ndarray | None:
         """The model's output for `inputs` (the same on every rank) on the ranks of the last stage; `None` elsewhere."""
@@ -233,7 +236,15 @@ class Worker:
         if self.settings.reproducible:
             exact = ExactGradients(place.dp, tied, parameters)
             exchange, tie, sums = exact.exchange, exact.tie, exact_sums
-        self.update = Update(place.comm, self.compute, self.holding.states, self.holding.owned, self.settings.clip, sums)
+        self.update = Update(
+            place.comm,
+            self.compute,
+            self.holding.states,
+            self.holding.owned,
+            self.settings.clip,
+            sums,
+            self.settings.clip_value,
+        )
         make_bucket = passing_bucket if self.zero_level > 1 else kept_bucket
         self.replicas = DataParallel(
             parameters, exchange, arrays, self.dtype, bucket_bytes=BUCKET_BYTES, make_bucket=make_bucket

@@ -72,6 +72,8 @@ class TrainSection(Section):
     """Order of forward and backward passes."""
     clip: Positive | None = None
     """Largest norm of the gradient; by default there is none."""
+    clip_value: Positive | None = None
+    """Largest magnitude of an element of the gradient, after that; by default there is none."""
     zero: Annotated[int, Ge(0), Le(3)] = 0
     """What replicas share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
     overlap: bool = True

@@ -9,7 +9,7 @@ from mpitrain.nn.embedding import Embedding
 from mpitrain.nn.init import Box
 from mpitrain.nn.linear import Linear
 from mpitrain.nn.loss import CrossEntropy, MeanSquaredError
-from mpitrain.nn.model import Loss, Model, Sequential
+from mpitrain.nn.model import Classification, Loss, Model, Sequential
 from mpitrain.nn.module import Module, NotFiniteError
 from mpitrain.nn.norm import LayerNorm, RMSNorm
 from mpitrain.nn.parameter import Parameter, Statistic
@@ -21,6 +21,7 @@ __all__ = [
     "AvgPool2d",
     "BatchNorm2d",
     "Box",
+    "Classification",
     "Conv2d",
     "CrossEntropy",
     "Dropout",

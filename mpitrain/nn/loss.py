@@ -27,6 +27,10 @@ class CrossEntropy:
         """How many targets are counted."""
         return float((targets != self.ignore_index).sum())
 
+    def correct(self, y: Tensor, targets: Array) -> Array:
+        """For how many counted targets the largest logit, of several the first, is the target's, shape ()."""
+        return ((y.data.argmax(axis=-1) == targets) & (targets != self.ignore_index)).sum()
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeanSquaredError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mpitrain.arrays import Array
 from mpitrain.autograd import Tensor
@@ -24,6 +24,15 @@ class Loss(Protocol):
 
     def count(self, targets: Array) -> float:
         """How many losses that sum holds."""
+        ...
+
+
+@runtime_checkable
+class Classification(Loss, Protocol):
+    """A loss of classes, whose outputs are right or wrong."""
+
+    def correct(self, y: Tensor, targets: Array) -> Array:
+        """For how many counted targets the likeliest class is the target, shape ()."""
         ...
 
 

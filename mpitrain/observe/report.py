@@ -15,6 +15,8 @@ class StepReport:
     #: Mean loss of the step's batch, and of the validation data where it was taken.
     loss: float
     validation_loss: float | None
+    #: Part of the validation data's targets whose class was right, with a loss of classes.
+    validation_accuracy: float | None = None
     #: Norm of the mean gradient, before clipping.
     grad_norm: float
     #: Learning rate of the next step.

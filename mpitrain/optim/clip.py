@@ -1,6 +1,6 @@
-"""Clipping by the global norm of the gradient (Pascanu et al. 2013, Algorithm 1).
+"""Clipping by the global norm of the gradient (Pascanu et al. 2013, Algorithm 1), and by the value of each of its elements.
 
-Invariant: nothing here writes a gradient: the factor goes into the optimizer's `grad_scale`, and costs no pass.
+Invariant: a norm clips by a factor that goes into the optimizer's `grad_scale`, and costs no pass; only values cost one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,13 @@ def squared_norms(parameters: Iterable[Parameter]) -> list[Array]:
 def clip_scale(norm: float, limit: float | None) -> float:
     """The factor that brings a gradient of this `norm` down to `limit`; 1 if it is not above, or there is no limit."""
     return 1.0 if limit is None or norm <= limit else limit / norm
+
+
+def clip_values(parameters: Iterable[Parameter], limit: float) -> None:
+    """Bring each element of the accumulated gradients into [-limit, limit]."""
+    for parameter in parameters:
+        grad = parameter.settled_grad()
+        namespace(grad).clip(grad, -limit, limit, out=grad)
 
 
 def _squared_norm(x: Array) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mpitrain.arrays import Array, Arrays, to_host
 from mpitrain.autograd import Context, Tensor, WeightWork, backward, run_weights
-from mpitrain.nn import Loss, Sequential
+from mpitrain.nn import Classification, Loss, Sequential
 from mpitrain.program.action import Action
 from mpitrain.program.transfer import Mail, Slot
 
@@ -40,7 +40,7 @@ class Compute:
         self.live: dict[Slot, tuple[Tensor, Tensor]] = {}
         self.put_off: dict[Slot, WeightWork] = {}
         self.losses: list[Array] = []
-        self.count = 0.0
+        self.count = self.correct = 0.0
         self.outputs: dict[int, Array] = {}
 
     def begin(self, microbatches: Sequence[Microbatch], context: Context) -> None:
@@ -48,7 +48,7 @@ class Compute:
         self.microbatches, self.context = microbatches, context
         for left in (self.live, self.put_off, self.losses, self.outputs, self.mail.inputs, self.mail.grads):
             left.clear()
-        self.count = 0.0
+        self.count = self.correct = 0.0
         for i, microbatch in enumerate(microbatches):
             if microbatch.inputs is not None:
                 # Real numbers come in the model's type, whatever the files hold; tokens stay integers.
@@ -67,7 +67,10 @@ class Compute:
         elif microbatch.targets is None:
             self.outputs[i] = y.data
         else:
-            y = self.loss(y, self.arrays.asarray(microbatch.targets))
+            targets = self.arrays.asarray(microbatch.targets)
+            if isinstance(self.loss, Classification) and not context.record:
+                self.correct += float(to_host(self.loss.correct(y, targets)))
+            y = self.loss(y, targets)
             self.losses.append(y.data)
             self.count += self.loss.count(microbatch.targets)
             self.mail.grads[slot] = self.arrays.asarray(np.array(context.sample_weight, y.data.dtype))

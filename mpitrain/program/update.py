@@ -14,8 +14,8 @@ import numpy as np
 
 from mpitrain.arrays import to_host
 from mpitrain.comm.communicator import Communicator
-from mpitrain.nn import NotFiniteError, Parameter, Statistic
-from mpitrain.optim import OptimizerState, clip_scale, squared_norms
+from mpitrain.nn import Classification, NotFiniteError, Parameter, Statistic
+from mpitrain.optim import OptimizerState, clip_scale, clip_values, squared_norms
 from mpitrain.program.action import Action
 from mpitrain.program.compute import Compute
 
@@ -30,6 +30,16 @@ class Metrics:
     count: float
     #: Norm of the gradient of the mean loss, before clipping.  0 in an evaluation.
     grad_norm: float = 0.0
+    #: Part of the counted targets whose class was right, in an evaluation with a loss of classes.
+    accuracy: float | None = None
+
+    @staticmethod
+    def mean(found: Sequence[Metrics]) -> Metrics:
+        """Of several evaluations as of one: each weighs as much as it counted."""
+        count = sum(m.count for m in found)
+        loss = sum(m.loss * m.count for m in found if m.count) / count if count else math.nan
+        right = [m.accuracy * m.count for m in found if m.accuracy is not None]
+        return Metrics(loss=loss, count=count, accuracy=sum(right) / count if right and count else None)
 
 
 #: The sum of each of some lists of numbers over all ranks of a communicator; the lists may differ in length between ranks.
@@ -54,10 +64,14 @@ class Update:
         counted: Sequence[Parameter],
         clip: float | None,
         sums: Sums = plain_sums,
+        clip_value: float | None = None,
     ) -> None:
-        """`states` by stage; `counted` are the parameters, or shards of some, that this rank alone enters into the norm."""
+        """`states` by stage; `counted` are the parameters, or shards of some, that this rank alone enters into the norm.
+
+        `clip` bounds the norm of the mean gradient, and then `clip_value` each of its elements.
+        """
         self.comm, self.compute, self.states, self.counted, self.clip = comm, compute, states, counted, clip
-        self.sums = sums
+        self.sums, self.clip_value = sums, clip_value
         self.metrics = Metrics(loss=math.nan, count=0)
         self.grad_scale = 1.0
 
@@ -65,16 +79,22 @@ class Update:
         """TALLY: add up over all ranks.  `NotFiniteError` on every rank if the loss or a gradient is not finite."""
         training = self.compute.context.record
         norms = squared_norms(p for p in self.counted if training and not isinstance(p, Statistic))
-        here = self.compute.loss_values(), [self.compute.count], [float(to_host(square)) for square in norms]
-        loss_sum, count, squares = self.sums(self.comm, here)
+        squares = [float(to_host(square)) for square in norms]
+        here = self.compute.loss_values(), [self.compute.count], [self.compute.correct], squares
+        loss_sum, count, correct, norm = self.sums(self.comm, here)
         loss = loss_sum / count if count else math.nan
         # Gradients were seeded with the weight of a sample; what is wanted is that of the mean over the counted targets.
         scale = 1.0 / (count * self.compute.context.sample_weight) if count else math.nan
-        self.metrics = Metrics(loss=loss, count=count, grad_norm=scale * math.sqrt(squares) if squares >= 0 else math.nan)
+        accuracy = correct / count if count and not training and isinstance(self.compute.loss, Classification) else None
+        grad_norm = scale * math.sqrt(norm) if norm >= 0 else math.nan
+        self.metrics = Metrics(loss=loss, count=count, grad_norm=grad_norm, accuracy=accuracy)
         if training and not (math.isfinite(loss) and math.isfinite(self.metrics.grad_norm)):
             raise NotFiniteError(f"loss {loss}, gradient norm {self.metrics.grad_norm}")
         self.grad_scale = scale * clip_scale(self.metrics.grad_norm, self.clip)
 
     def step(self, action: Action) -> None:
         """STEP: update the stage's weights with the mean gradient, clipped."""
-        self.states[action.stage].step(grad_scale=self.grad_scale, rows=1 / self.compute.context.sample_weight)
+        state = self.states[action.stage]
+        if self.clip_value is not None:
+            clip_values(state.trained, self.clip_value / self.grad_scale)
+        state.step(grad_scale=self.grad_scale, rows=1 / self.compute.context.sample_weight)

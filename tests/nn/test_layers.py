@@ -123,6 +123,12 @@ def test_cross_entropy_sums_what_it_counts():
     assert loss(Tensor(y), targets).data / loss.count(targets) == pytest.approx(theirs.item(), rel=1e-14)
 
 
+def test_a_class_is_right_where_its_logit_is_the_largest_and_the_target_counts():
+    y = np.array([[0.0, 3.0, 1.0], [2.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 9.0]])
+    for targets, right in (([1, 0, 0, 2], 3), ([1, 2, 1, 2], 1), ([2, 2, 2, 2], 0)):
+        assert CrossEntropy(ignore_index=2).correct(Tensor(y), np.array(targets)) == right
+
+
 def test_label_smoothing_is_torchs():
     targets = np.array([0, 4])
     y = np.random.default_rng(0).standard_normal((2, 7))

@@ -42,6 +42,16 @@ def test_lines_are_aligned_under_their_names():
         assert len(line) == len(names)
 
 
+def test_accuracies_have_a_column_where_there_are_classes():
+    stream = io.StringIO()
+    progress = Progress(stream, accuracy=True)
+    progress.step(report(1))
+    progress.step(report(10, validation_loss=2.5, validation_accuracy=0.98765))
+    names, *lines = stream.getvalue().splitlines()
+    assert "val loss    val acc" in names
+    assert [line.split()[3] for line in lines] == ["-", "98.77%"]
+
+
 @pytest.mark.parametrize(
     ("every", "steps", "expected"),
     [(None, 100, [1, *range(5, 101, 5)]), (None, 7, list(range(1, 8))), (40, 100, [1, 40, 80, 100])],
