@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mpitrain.arrays import Array, empty_beside, namespace
-from mpitrain.autograd.tensor import Op, Tensor
+from mpitrain.autograd.tensor import Node, Op, Tensor
 
 #: Weight gradients put off: each op with the gradient that arrived at its output.
 WeightWork = list[tuple[Op, Array]]
@@ -25,10 +25,10 @@ def backward(
     pending: dict[int, Array] = {}
     shared: set[int] = set()  # gradients that something else may hold too, so that adding in place would be wrong
 
-    def arrive(tensor: Tensor, grad: Array | None) -> None:
-        if grad is None or not tensor.needs_grad:
+    def arrive(node: Node, grad: Array | None) -> None:
+        if grad is None or not node.needs_grad:
             return
-        key = id(tensor)
+        key = id(node)
         if key not in pending:
             pending[key] = grad
             shared.add(key)
@@ -39,14 +39,14 @@ def backward(
             pending[key] += grad
 
     for output, grad in zip(outputs, grads, strict=True):
-        arrive(output, grad)
-    order = _in_order(outputs)
+        arrive(output.node, grad)
+    order = _in_order(output.node for output in outputs)
     while order:
-        tensor = order.pop()
-        op, tensor.op = tensor.op, None
-        if op is None or id(tensor) not in pending:
+        node = order.pop()
+        op, node.op = node.op, None
+        if op is None or id(node) not in pending:
             continue
-        dy = pending.pop(id(tensor))
+        dy = pending.pop(id(node))
         for x, dx in zip(op.inputs, op.input_grad(dy), strict=True):
             arrive(x, dx)
         if not op.has_weights():
@@ -55,7 +55,7 @@ def backward(
             op.accumulate(dy)
         else:
             put_off.append((op, dy))
-    return [pending.get(id(leaf)) for leaf in leaves]
+    return [pending.get(id(leaf.node)) for leaf in leaves]
 
 
 def run_weights(work: WeightWork) -> None:
@@ -66,17 +66,17 @@ def run_weights(work: WeightWork) -> None:
         op.accumulate(dy)
 
 
-def _in_order(outputs: Iterable[Tensor]) -> list[Tensor]:
-    """The recorded tensors that `outputs` were computed from, each after its inputs."""
-    order: list[Tensor] = []
+def _in_order(outputs: Iterable[Node]) -> list[Node]:
+    """The recorded nodes that `outputs` were computed from, each after its inputs."""
+    order: list[Node] = []
     seen: set[int] = set()
-    stack: list[tuple[Tensor, bool]] = [(tensor, False) for tensor in outputs]
+    stack: list[tuple[Node, bool]] = [(node, False) for node in outputs]
     while stack:
-        tensor, done = stack.pop()
+        node, done = stack.pop()
         if done:
-            order.append(tensor)
-        elif id(tensor) not in seen and tensor.op is not None:
-            seen.add(id(tensor))
-            stack.append((tensor, True))
-            stack.extend((x, False) for x in tensor.op.inputs)
+            order.append(node)
+        elif id(node) not in seen and node.op is not None:
+            seen.add(id(node))
+            stack.append((node, True))
+            stack.extend((x, False) for x in node.op.inputs)
     return order

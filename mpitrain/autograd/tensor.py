@@ -12,19 +12,38 @@ from mpitrain.arrays import Array, empty_beside, namespace
 from mpitrain.autograd.context import Context
 
 
-class Tensor:
-    """An array in a recorded computation.
+class Node:
+    """A tensor's place in the recorded graph, without its array: an array that no op saved is freed once no tensor holds it.
 
     `op` is the op that made it, or `None` for a leaf.  A leaf takes part in backward if `needs_grad` is set.
     """
 
-    __slots__ = ("context", "data", "needs_grad", "op")
+    __slots__ = ("needs_grad", "op")
+
+    def __init__(self, op: Op | None, needs_grad: bool) -> None:
+        self.op = op
+        self.needs_grad = needs_grad
+
+
+class Tensor:
+    """An array in a recorded computation, made by `op`, or a leaf of it."""
+
+    __slots__ = ("context", "data", "node")
 
     def __init__(self, data: Array, *, context: Context | None = None, needs_grad: bool = False, op: Op | None = None) -> None:
         self.data = data
         self.context = context or Context()
-        self.needs_grad = needs_grad
-        self.op = op
+        self.node = Node(op, needs_grad)
+
+    @property
+    def op(self) -> Op | None:
+        """The op that made it; `None` for a leaf, and once backward has passed."""
+        return self.node.op
+
+    @property
+    def needs_grad(self) -> bool:
+        """Whether backward brings a gradient here."""
+        return self.node.needs_grad
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -126,7 +145,7 @@ class Op:
     arguments.  No method sees a rank, a stage or a message.
     """
 
-    inputs: tuple[Tensor, ...]
+    inputs: tuple[Node, ...]
     weights: tuple[Weight, ...]
     context: Context
     #: For each input, whether its gradient is wanted; an `input_grad` may return `None` where it is not.
@@ -147,7 +166,7 @@ class Op:
     def __call__(self, *inputs: Tensor, weights: Sequence[Weight] = ()) -> Tensor:
         """Apply the op, and record it if a gradient will be wanted."""
         context = inputs[0].context if inputs else Context()
-        self.inputs, self.weights, self.context = inputs, tuple(weights), context
+        self.inputs, self.weights, self.context = tuple(x.node for x in inputs), tuple(weights), context
         self.wanted = tuple(x.needs_grad for x in inputs)
         data = self.forward(*(x.data for x in inputs), *(w.data for w in weights))
         recorded = context.record and (any(self.wanted) or self.has_weights())

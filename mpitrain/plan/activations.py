@@ -11,6 +11,7 @@ import numpy as np
 
 from mpitrain.arrays import Arrays
 from mpitrain.autograd import Context, Tensor
+from mpitrain.autograd.tensor import Node
 from mpitrain.nn import Model
 from mpitrain.nn.init import ZEROS
 
@@ -50,9 +51,8 @@ def _reachable(y: Tensor) -> Iterator[np.ndarray]:
         seen.add(id(thing))
         if isinstance(thing, np.ndarray):
             yield thing
-        elif isinstance(thing, Tensor):
-            # An op's output is kept for backward only if some op saved it, as its input or in a field.
-            stack.append(thing.op)
+        elif isinstance(thing, (Node, Tensor)):
+            stack.append(thing.op)  # an output is kept for backward only if some op saved it
         elif isinstance(thing, (list, tuple)):
             stack.extend(thing)
         elif hasattr(thing, "input_grad"):

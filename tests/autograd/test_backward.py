@@ -1,5 +1,7 @@
 """The walk over the graph: fan-out, unused parts, several outputs, accumulation."""
 
+import weakref
+
 import numpy as np
 import torch
 
@@ -79,3 +81,14 @@ def test_a_part_without_gradients_is_not_recorded():
     x = leaf(3)
     (dx,) = backward([x * constant], [np.ones(3)], leaves=[x])
     np.testing.assert_array_equal(dx, np.full(3, np.e))
+
+
+def test_an_output_that_no_op_saved_is_freed():
+    x = leaf(3)
+    y = x + 1.0
+    freed = weakref.ref(y.data.base if y.data.base is not None else y.data)
+    z = y + 1.0  # the gradient of a sum needs neither
+    del y
+    assert freed() is None
+    (dx,) = backward([z], [np.ones(3)], leaves=[x])
+    np.testing.assert_array_equal(dx, 1.0)

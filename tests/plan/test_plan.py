@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -61,3 +63,15 @@ def test_a_table_to_read():
         "total",
     ]
     assert [row.split()[:3] for row in rows] == [["0", "0-1", "0-2"], ["1", "2-3", "3-5"]]
+
+
+def test_activations_are_what_a_forward_pass_leaves_behind():
+    model = mt.nn.models.GPT(width=64, depth=3, heads=4, vocab=64, context=64)
+    expected = 8 * sum(saved_bytes(model, np.zeros((1, 64), np.int64)))
+    model.materialize(mt.arrays.Arrays(), np.dtype(np.float32))
+    tracemalloc.start()
+    try:
+        y = mt.nn.Sequential(model.layers)(mt.autograd.Tensor(np.zeros((8, 64), np.int64)))
+        assert tracemalloc.get_traced_memory()[0] == pytest.approx(expected + y.data.nbytes, rel=0.05)
+    finally:
+        tracemalloc.stop()
