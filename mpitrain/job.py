@@ -72,6 +72,7 @@ def prepare(config: Config, world: World, resume: str, *, arrays: str | None) ->
         dtype=config.run.dtype,
         arrays=arrays,
         timeout_s=config.run.timeout_s,
+        compression=config.compression.build(),
         **config.train.settings(),
     )
     resumed = None if resume == "never" else trainer.resume(folder if resume == "auto" else resume)

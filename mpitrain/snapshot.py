@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from mpitrain.arrays import Array
+from mpitrain.arrays import Array, namespace
 from mpitrain.checkpoint import Checkpoint, Entry, save
 from mpitrain.data import Position
 from mpitrain.nn import Parameter
+from mpitrain.parallel import Remembered
 from mpitrain.worker import Worker
 
 
@@ -21,6 +22,7 @@ def write(worker: Worker, folder: Path) -> Path:
     model = {"kind": type(worker.model).__name__, **worker.model.settings}
     meta = {"model": model, "position": asdict(worker.position), "layout": worker.place.layout.sizes}
     entries = [Entry(name=name, array=array, shape=p.shape, box=p.box) for name, (array, p) in _owned(worker).items()]
+    entries += [Entry(name=r.name, array=r.array[None], shape=r.shape, box=r.box) for r in _remembered(worker) if r.writes]
     return save(folder, worker.step, worker.place.comm, entries, meta)
 
 
@@ -31,11 +33,34 @@ def restore(worker: Worker, path: Path) -> None:
     checkpoint.verify(worker.place.comm)
     for name, (array, parameter) in _kept(worker).items():
         array[...] = worker.arrays.asarray(checkpoint.read(name, parameter.box), array.dtype)
+    for kept in _remembered(worker):
+        _recall(kept, checkpoint)
     if worker.holding.zero:
         worker.holding.zero.refresh()
     worker.position = Position(**checkpoint.meta["position"])
     for state in worker.holding.states.values():
         state.step_count = checkpoint.manifest.step
+
+
+def _remembered(worker: Worker) -> list[Remembered]:
+    """What the compression of gradients keeps on this rank."""
+    return worker.compression.remembered() if worker.compression else []
+
+
+def _recall(kept: Remembered, checkpoint: Checkpoint) -> None:
+    """Fill in one of its slots; another number of copies shares out the sum.
+
+    It stays as it begins where the checkpoint has none like it: then another compression wrote it, or none did.
+    """
+    stored = checkpoint.manifest.tensors.get(kept.name)
+    if stored is None or stored.shape[1:] != kept.shape[1:]:
+        return
+    (copies, *_), xp = stored.shape, namespace(kept.array)
+    if copies == kept.shape[0]:
+        kept.array[...] = xp.asarray(checkpoint.read(kept.name, kept.box)[0])
+    else:
+        everyone = checkpoint.read(kept.name, ((0, copies), *kept.box[1:]))
+        kept.array[...] = xp.asarray(everyone.sum(axis=0) / kept.shape[0])
 
 
 def _kept(worker: Worker) -> dict[str, tuple[Array, Parameter]]:

@@ -36,11 +36,11 @@ class Trainer:
     `batch` samples a step (by default one for each microbatch) are dealt to dp replicas, each running `microbatches` of them
     through its pipeline by `schedule` (`"gpipe"` or `"1f1b"`).  `clip` bounds the norm of the mean gradient, and
     `clip_value` then each of its elements; `sync_batch_norm` takes batch norm's moments over all replicas; with `overlap`,
-    gradients are summed over the replicas while backward still runs.  `reproducible` makes every layout of the same
-    dp x microbatches give the same bits; see `mpitrain.parallel.reproducible`.  `arrays` is `"numpy"`, `"cupy"` or `None` for
-    CuPy where it finds a GPU.  An action that takes longer than `timeout_s` ends the job and says who waits for what.  Every
-    rank constructs it with the same arguments and calls the same methods.  `ValueError`, before any training, where the
-    arguments do not fit together.
+    gradients are summed over the replicas while backward still runs, and by a `compression` (`parallel.PowerSGD(rank=4)`) with
+    fewer bytes.  `reproducible` makes every layout of the same dp x microbatches give the same bits; see
+    `mpitrain.parallel.reproducible`.  `arrays` is `"numpy"`, `"cupy"` or `None` for CuPy where it finds a GPU.  An action that
+    takes longer than `timeout_s` ends the job and says who waits for what.  Every rank constructs it with the same arguments
+    and calls the same methods.  `ValueError`, before any training, where the arguments do not fit together.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Trainer:
         overlap: bool = True,
         sync_batch_norm: bool = False,
         zero: int = 0,
+        compression: Compressor | None = None,
         reproducible: bool = False,
         arrays: str | None = None,
         timeout_s: float = 600.0,
@@ -76,6 +77,7 @@ class Trainer:
             overlap=overlap,
             sync_batch_norm=sync_batch_norm,
             zero=zero,
+            compression=compression,
             reproducible=reproducible,
         )
         vocab = model.settings.get("vocab")

@@ -21,6 +21,8 @@ from mpitrain.holding import Holding
 from mpitrain.nn import Model, NotFiniteError
 from mpitrain.optim import Optimizer
 from mpitrain.parallel import (
+    Compression,
+    Compressor,
     DataParallel,
     ExactGradients,
     TiedWeights,
@@ -90,12 +92,16 @@ class Settings:
     reproducible: bool = False
 
     def __post_init__(self) -> None:
-        clashing = {"zero": self.zero, "sync_batch_norm": self.sync_batch_norm}
+        clashing = {"zero": self.zero, "sync_batch_norm": self.sync_batch_norm, "compression": self.compression}
         found = [name for name, value in clashing.items() if self.reproducible and value]
         if found:
             raise ValueError(
                 f"reproducible = true and {found[0]} do not go together: what {found[0]} computes depends on the number of "
                 "replicas; leave one of them out"
+            )
+        if self.zero and self.compression:
+            raise ValueError(
+                f"zero = {self.zero} and a compression each say how gradients are summed; expected one of them: leave one out"
             )
 
 
@@ -221,15 +227,9 @@ class Worker:
         exchange = zero.exchange if zero else sum_over(place.dp) if place.dp.size > 1 else None
         self.compression = None
         if self.settings.compression:
-            lossless = sum_over(place.dp)
-            self.compression = Compression(
-                self.settings.compression,
-                place.dp,
-                chain.from_iterable(parameters.values()),
-                shared=self.holding.shared,
-                pp=place.pp.rank,
-                lossless=lossless,
-            )
+            every, lossless = chain.from_iterable(parameters.values()), sum_over(place.dp)
+            compressor, shared = self.settings.compression, self.holding.shared
+            self.compression = Compression(compressor, place, every, shared=shared, lossless=lossless)
             exchange = self.compression.exchange
         tied = TiedWeights(place.pp, self.holding.shared, self.holding.kept)
         tie, sums = tied.tie, plain_sums

@@ -26,3 +26,5 @@ class StepReport:
     #: What rank 0's process holds.
     memory_bytes: int
     seconds_left: float
+    #: Bytes of gradients that rank 0 sent in the step; counted where they are compressed.
+    sent_bytes: int | None = None

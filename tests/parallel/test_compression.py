@@ -49,6 +49,11 @@ def gradients(ranks, steps, *, dtype=np.float64, shapes=SHAPES, seed=0, whole=Fa
     return [[{name: draw(shape).astype(dtype) for name, shape in shapes.items()} for _ in range(ranks)] for _ in range(steps)]
 
 
+def place_of(comm):
+    """Where a rank is when all of them are replicas."""
+    return mt.Mesh(mt.comm.local(comm.size), mt.Layout(dp=comm.size)).place(comm)
+
+
 def run(world, compressor, grads, statistics=()):
     """What each rank has after each step, its state at the end, and the bytes that it sent in each step."""
 
@@ -60,7 +65,7 @@ def run(world, compressor, grads, statistics=()):
             parameter.name, parameter.data = name, np.zeros_like(grad)
             parameters.append(parameter)
         bucket = kept_bucket(3, parameters, Arrays())
-        compression = Compression(compressor, comm, parameters, shared={}, pp=0, lossless=sum_over(comm))
+        compression = Compression(compressor, place_of(comm), parameters, shared={}, lossless=sum_over(comm))
         start = {p.name: {k: v.copy() for k, v in state.items()} for p, state in compression.state.items()}
         sums, sent = [], []
         for step, given_ in enumerate(grads):
@@ -359,7 +364,7 @@ def test_a_pass_without_a_step_loses_and_remembers_nothing(compressor):
         parameter.name, parameter.data = "w", np.zeros((7, 9))
         bucket = kept_bucket(0, [parameter], Arrays())
         parameter.grad[...], parameter.fresh = grads[comm.rank]["matrix"], False
-        compression = Compression(compressor, comm, [parameter], shared={}, pp=0, lossless=sum_over(comm))
+        compression = Compression(compressor, place_of(comm), [parameter], shared={}, lossless=sum_over(comm))
         before = [r.array.copy() for r in compression.remembered()]
         finish(compression.exchange(bucket))
         for old, now in zip(before, compression.remembered(), strict=True):

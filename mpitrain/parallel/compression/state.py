@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mpitrain.arrays import Array, empty_beside, namespace, sum_dtype
-from mpitrain.comm import Collective, Communicator, Peers, Request
+from mpitrain.comm import Collective, Communicator, Peers, Place, Request
 from mpitrain.data import split
 from mpitrain.nn import Box, Parameter, Statistic
 from mpitrain.parallel.buckets import Bucket
@@ -51,23 +51,22 @@ class Wire:
 
 
 class Compression:
-    """The state of `compressor` for `parameters`, which have been materialized, and the sum of their gradients over `comm`.
+    """The state of `compressor` for `parameters`, which have been materialized, and the sum of their gradients over replicas.
 
-    `shared` gives, for each parameter that several ranks of a pipeline hold, those ranks; this one is rank `pp`.  `lossless` is
-    the exchange that is compressed.
+    `shared` gives, for each parameter that several ranks of a pipeline hold, those ranks.  `lossless` is the exchange that is
+    compressed.
     """
 
     def __init__(
         self,
         compressor: Compressor,
-        comm: Communicator,
+        place: Place,
         parameters: Iterable[Parameter],
         *,
         shared: Mapping[str, tuple[int, ...]],
-        pp: int,
         lossless: Exchange,
     ) -> None:
-        self.compressor, self.wire, self.lossless = compressor, Wire(comm), lossless
+        self.compressor, self.wire, self.lossless = compressor, Wire(place.dp), lossless
         #: The number of the step that the next exchanges belong to; `None` where nothing may be lost or remembered.
         self.step: int | None = None
         self.state: dict[Parameter, dict[str, Array]] = {}
@@ -75,8 +74,9 @@ class Compression:
         for parameter in parameters:
             if isinstance(parameter, Statistic) or not compressor.takes(parameter) or parameter in self.state:
                 continue
-            ranks = shared.get(parameter.name, (pp,))
-            slots = [_remember(slot, parameter, self.wire, ranks.index(pp), len(ranks)) for slot in compressor.slots(parameter)]
+            ranks = shared.get(parameter.name, (place.pp.rank,))
+            holder = ranks.index(place.pp.rank), len(ranks)
+            slots = [_remember(slot, parameter, self.wire, *holder) for slot in compressor.slots(parameter)]
             self.state[parameter] = {r.name.partition("/")[0]: r.array for r in slots}
             self._remembered += slots
 
