@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from mpitrain.arrays import Array
 from mpitrain.autograd import Tensor
@@ -37,12 +37,12 @@ class Classification(Loss, Protocol):
 
 
 class Sequential(Module):
-    """Layers one after the other."""
+    """Layers one after the other.  What a layer gives, one tensor or a tuple of them, is what the next one takes."""
 
     def __init__(self, layers: Sequence[Module]) -> None:
         self.layers = list(layers)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Any:
         """Each layer in turn."""
         for layer in self.layers:
             x = layer(x)

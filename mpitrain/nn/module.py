@@ -7,6 +7,7 @@ or list or tuple of modules that is an attribute is part of it, under the attrib
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -20,19 +21,23 @@ class NotFiniteError(ArithmeticError):
 
 
 class Module:
-    """A layer: `forward` maps a tensor to a tensor; dim 0 of both counts the samples of the microbatch."""
+    """A layer: `forward` maps a tensor to a tensor; dim 0 of both counts the samples of the microbatch.
+
+    A layer of a model may take and give a tuple of tensors instead; integers among them have no gradient.
+    """
 
     #: Path from the model's root, set by `Model`.
     name: str = ""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Any:
         """The layer's output for `x`."""
         raise NotImplementedError(f"{type(self).__name__} must define forward()")
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Any) -> Any:
         """`forward`, and in a checking pass a look at whether what came out is finite where what went in was."""
         y = self.forward(x)
-        if x.context.check and not _finite(y) and _finite(x):
+        first = x[0] if isinstance(x, tuple) else x
+        if first.context.check and not _finite(y) and _finite(x):
             raise NotFiniteError(f"the output of module {self.name or '(root)'} ({type(self).__name__}) is not finite")
         return y
 
@@ -80,6 +85,8 @@ def set_names(root: Module) -> None:
                 named.add(id(child))
 
 
-def _finite(x: Tensor) -> bool:
+def _finite(x: Tensor | tuple[Tensor, ...]) -> bool:
+    if isinstance(x, tuple):
+        return all(map(_finite, x))
     xp = namespace(x.data)
     return x.data.dtype.kind in "iub" or bool(xp.isfinite(x.data).all())

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
-from mpitrain.arrays import FLOATS, Array, Arrays
+from mpitrain.arrays import FLOATS, Arrays
 from mpitrain.autograd import Context, Tensor
 from mpitrain.comm.communicator import Communicator
 from mpitrain.nn import Model, Parameter, Sequential
 from mpitrain.program import Boundary
+from mpitrain.program.transfer import MAX_PARTS
 
 
 def layer_costs(model: Model) -> list[float]:
@@ -70,40 +72,59 @@ def agree_on_boundaries(
     arrays: Arrays,
     dtype: np.dtype,
     whole: Callable[[int], AbstractContextManager[None]],
-) -> dict[int, Boundary]:
+) -> dict[int, tuple[Boundary, ...]]:
     """For each stage that borders on one of this rank's: what enters it, learnt by passing one sample down the pipeline once.
 
     `sample` is the input of one sample, with its sample dim, on the rank of stage 0; real numbers enter as `dtype`.  A stage's
     weights are there within `whole(stage)`.  Collective over `comm`.
     """
-    found: dict[int, Boundary] = {}
-    x = None if sample is None else arrays.asarray(sample, dtype if sample.dtype.kind == "f" else None)
+    found: dict[int, tuple[Boundary, ...]] = {}
+    x: Any = (
+        None if sample is None else Tensor(arrays.asarray(sample, dtype if sample.dtype.kind == "f" else None), context=_DRY)
+    )
     for stage in range(len(owner)):
         if owner[stage] == comm.rank:
-            if stage > 0 and stage in found:
-                x = arrays.zeros((1, *found[stage].shape), found[stage].dtype)
+            parts = [_stand_in(part, arrays) for part in found.get(stage, ())] if stage > 0 else [x]
             with whole(stage):
-                x = stages[stage](Tensor(x, context=Context(record=False, train=False))).data
+                x = stages[stage](parts[0] if len(parts) == 1 else tuple(parts))
         if stage + 1 < len(owner):
-            found |= _pass_on(comm, owner[stage], owner[stage + 1], stage + 1, x)
+            found |= _pass_on(comm, owner[stage], owner[stage + 1], stage + 1, x if isinstance(x, tuple) else (x,))
     return found
 
 
-_HEADER = 10  # numbers in a header: dims, dtype, and up to 8 dims
+_DTYPES = [*FLOATS.values(), *map(np.dtype, ("int64", "int32", "int16", "int8", "uint8", "uint16", "bool"))]
+_HEADER = 10  # numbers in the header of a part: dims, dtype, and up to 8 dims
 
 
-def _pass_on(comm: Communicator, source: int, dest: int, stage: int, x: Array | None) -> dict[int, Boundary]:
-    """Tell `dest` the shape and dtype that enter `stage`; on the two ranks, what was told."""
-    header = np.zeros(_HEADER, np.int64)
+def _stand_in(part: Boundary, arrays: Arrays) -> Tensor:
+    """A sample of zeros."""
+    return Tensor(arrays.zeros((1, *part.shape), part.dtype), context=_DRY)
+
+
+_DRY = Context(record=False, train=False)
+
+
+def _pass_on(
+    comm: Communicator, source: int, dest: int, stage: int, parts: Sequence[Tensor]
+) -> dict[int, tuple[Boundary, ...]]:
+    """Tell `dest` the shapes and dtypes that enter `stage`; on the two ranks, what was told.
+
+    `ValueError` if a layer hands on more tensors than a message can have parts.
+    """
+    header = np.full((MAX_PARTS, _HEADER), -1, np.int64)
     if comm.rank == source:
-        assert x is not None
-        header[:2] = x.ndim - 1, list(FLOATS.values()).index(x.dtype)
-        header[2 : 1 + x.ndim] = x.shape[1:]
+        if len(parts) > MAX_PARTS:
+            raise ValueError(
+                f"{len(parts)} tensors cross into stage {stage}; expected at most {MAX_PARTS}: join some, or cut elsewhere"
+            )
+        for row, part in zip(header, parts, strict=False):
+            row[:2] = part.data.ndim - 1, _DTYPES.index(part.data.dtype)
+            row[2 : 1 + part.data.ndim] = part.shape[1:]
         if source != dest:
             comm.isend(header, dest, stage).wait()
     elif comm.rank == dest:
         comm.irecv(header, source, stage).wait()
     else:
         return {}
-    dims, dtype, *shape = header.tolist()
-    return {stage: Boundary(shape=tuple(shape[:dims]), dtype=list(FLOATS.values())[dtype])}
+    told = [row for row in header.tolist() if row[0] >= 0]
+    return {stage: tuple(Boundary(shape=tuple(shape[:dims]), dtype=_DTYPES[dtype]) for dims, dtype, *shape in told)}

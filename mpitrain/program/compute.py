@@ -37,7 +37,7 @@ class Compute:
         self.arrays, self.dtype = arrays, dtype
         self.context = Context()
         self.microbatches: Sequence[Microbatch] = ()
-        self.live: dict[Slot, tuple[Tensor, Tensor]] = {}
+        self.live: dict[Slot, tuple[list[Tensor], list[Tensor]]] = {}
         self.put_off: dict[Slot, WeightWork] = {}
         self.losses: list[Array] = []
         self.count = self.correct = 0.0
@@ -53,17 +53,18 @@ class Compute:
             if microbatch.inputs is not None:
                 # Real numbers come in the model's type, whatever the files hold; tokens stay integers.
                 dtype = self.dtype if microbatch.inputs.dtype.kind == "f" else None
-                self.mail.inputs[0, i] = self.arrays.asarray(microbatch.inputs, dtype)
+                self.mail.inputs[0, i] = (self.arrays.asarray(microbatch.inputs, dtype),)
 
     def forward(self, action: Action) -> None:
         """F: run the stage; on the last one, the loss too."""
         stage, i = slot = _slot(action)
         microbatch = self.microbatches[i]
         context = replace(self.context, samples=microbatch.samples)
-        x = Tensor(self.mail.inputs.pop(slot), context=context, needs_grad=context.record and stage > 0)
-        y = self.stages[stage](x)
+        wants = context.record and stage > 0
+        inputs = [Tensor(x, context=context, needs_grad=wants and _is_real(x)) for x in self.mail.inputs.pop(slot)]
+        y = self.stages[stage](inputs[0] if len(inputs) == 1 else tuple(inputs))
         if stage < self.last_stage:
-            self.mail.inputs[stage + 1, i] = y.data
+            self.mail.inputs[stage + 1, i] = tuple(part.data for part in _parts(y))
         elif microbatch.targets is None:
             self.outputs[i] = y.data
         else:
@@ -73,9 +74,9 @@ class Compute:
             y = self.loss(y, targets)
             self.losses.append(y.data)
             self.count += self.loss.count(microbatch.targets)
-            self.mail.grads[slot] = self.arrays.asarray(np.array(context.sample_weight, y.data.dtype))
+            self.mail.grads[slot] = (self.arrays.asarray(np.array(context.sample_weight, y.data.dtype)),)
         if context.record:
-            self.live[slot] = x, y
+            self.live[slot] = [x for x in inputs if _is_real(x.data)], [part for part in _parts(y) if _is_real(part.data)]
 
     def backward(self, action: Action) -> None:
         """B: both gradients at once, each op's weight gradient right after its input gradient."""
@@ -96,10 +97,22 @@ class Compute:
 
     def _backward(self, slot: Slot, put_off: WeightWork | None) -> None:
         stage, i = slot
-        x, y = self.live.pop(slot)
-        (dx,) = backward([y], [self.mail.grads.pop(slot)], leaves=[x], put_off=put_off)
+        inputs, outputs = self.live.pop(slot)
+        grads = backward(outputs, self.mail.grads.pop(slot), leaves=inputs, put_off=put_off)
         if stage > 0:
-            self.mail.grads[stage - 1, i] = self.arrays.xp.zeros_like(x.data) if dx is None else dx
+            zeros = self.arrays.xp.zeros_like
+            self.mail.grads[stage - 1, i] = tuple(
+                zeros(x.data) if dx is None else dx for x, dx in zip(inputs, grads, strict=True)
+            )
+
+
+def _parts(y: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return y if isinstance(y, tuple) else (y,)
+
+
+def _is_real(x: Array) -> bool:
+    """Whether `x` holds real numbers, which have gradients, and not integers."""
+    return x.dtype.kind not in "iub"
 
 
 def _slot(action: Action) -> Slot:

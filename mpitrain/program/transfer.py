@@ -19,31 +19,43 @@ from mpitrain.program.action import Action, Kind
 #: A stage and a microbatch.
 Slot = tuple[int, int]
 
+#: What crosses between two stages at once: one array, or as many as a layer's tuple of tensors has.
+Parts = tuple[Array, ...]
+MAX_PARTS = 8
+
 #: Each kind of transfer: its direction, and the offset of the stage that the message is for.
 _MESSAGES = {Kind.SEND_F: (0, +1), Kind.RECV_F: (0, 0), Kind.SEND_B: (1, -1), Kind.RECV_B: (1, 0)}
 
 
-def tag_of(action: Action, stages: int) -> int:
-    """The tag of the message that a transfer sends or receives, one for each (direction, receiving stage, microbatch)."""
+def tag_of(action: Action, stages: int, part: int = 0) -> int:
+    """The tag of a message of a transfer, one for each (direction, receiving stage, microbatch, part)."""
     direction, offset = _MESSAGES[action.kind]
     assert action.microbatch is not None
-    return (action.microbatch * stages + action.stage + offset) * 2 + direction
+    return ((action.microbatch * stages + action.stage + offset) * 2 + direction) * MAX_PARTS + part
 
 
 @dataclass(slots=True)
 class Mail:
-    """What lies ready for the stages of a rank: the input of each forward, the output gradient of each backward."""
+    """What lies ready for the stages of a rank: the inputs of each forward, the output gradients of each backward.
 
-    inputs: dict[Slot, Array] = field(default_factory=dict)
-    grads: dict[Slot, Array] = field(default_factory=dict)
+    Only real numbers have gradients: integers that cross with them have none.
+    """
+
+    inputs: dict[Slot, Parts] = field(default_factory=dict)
+    grads: dict[Slot, Parts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Boundary:
-    """What crosses from one stage to the next, for one sample: `shape` without the sample dim."""
+    """A part of what crosses from one stage to the next, for one sample: `shape` without the sample dim."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
+
+    @property
+    def has_grad(self) -> bool:
+        """Whether a gradient comes back for it."""
+        return self.dtype.kind not in "iub"
 
 
 class Transfers:
@@ -53,7 +65,7 @@ class Transfers:
         self,
         comm: Communicator,
         owner: Mapping[int, int],
-        boundaries: Mapping[int, Boundary],
+        boundaries: Mapping[int, Sequence[Boundary]],
         mail: Mail,
         arrays: Arrays,
         ahead: int = 2,
@@ -62,7 +74,7 @@ class Transfers:
         self.comm, self.owner, self.boundaries = comm, owner, boundaries
         self.mail, self.arrays, self.ahead = mail, arrays, ahead
         self.coming: deque[Action] = deque()
-        self.posted: dict[Action, tuple[Request, Array]] = {}
+        self.posted: dict[Action, list[tuple[Request, Array]]] = {}
         self.sending: deque[tuple[Request, Array]] = deque()
         self.rows: Sequence[int] = ()
 
@@ -77,11 +89,12 @@ class Transfers:
     def receive(self, action: Action) -> None:
         """RECV_F, RECV_B: wait for the message, and post the next receive in its place."""
         assert action.microbatch is not None
-        request, buffer = self.posted.pop(action)
+        posted = self.posted.pop(action)
         self._post()
-        request.wait()
+        for request, _ in posted:
+            request.wait()
         box = self.mail.inputs if action.kind is Kind.RECV_F else self.mail.grads
-        box[action.stage, action.microbatch] = buffer
+        box[action.stage, action.microbatch] = tuple(buffer for _, buffer in posted)
 
     def send(self, action: Action) -> None:
         """SEND_F, SEND_B: start the message; its array is kept until it has left."""
@@ -91,9 +104,9 @@ class Transfers:
         assert action.microbatch is not None
         stage = action.stage + offset
         box = self.mail.inputs if action.kind is Kind.SEND_F else self.mail.grads
-        x = self.arrays.xp.ascontiguousarray(box.pop((stage, action.microbatch)))
-        tag = tag_of(action, len(self.owner))
-        self.sending.append((self.comm.isend(x, self.owner[stage], tag), x))
+        for part, x in enumerate(map(self.arrays.xp.ascontiguousarray, box.pop((stage, action.microbatch)))):
+            tag = tag_of(action, len(self.owner), part)
+            self.sending.append((self.comm.isend(x, self.owner[stage], tag), x))
 
     def end(self) -> None:
         """Wait until everything that was sent has left."""
@@ -109,5 +122,10 @@ class Transfers:
         forward = action.kind is Kind.RECV_F
         boundary = self.boundaries[action.stage if forward else action.stage + 1]
         source = self.owner[action.stage - 1 if forward else action.stage + 1]
-        buffer = self.arrays.empty((self.rows[action.microbatch], *boundary.shape), boundary.dtype)
-        self.posted[action] = self.comm.irecv(buffer, source, tag_of(action, len(self.owner))), buffer
+        parts = boundary if forward else [part for part in boundary if part.has_grad]
+        rows = self.rows[action.microbatch]
+        buffers = [self.arrays.empty((rows, *part.shape), part.dtype) for part in parts]
+        tags = (tag_of(action, len(self.owner), part) for part in range(len(buffers)))
+        self.posted[action] = [
+            (self.comm.irecv(buffer, source, tag), buffer) for buffer, tag in zip(buffers, tags, strict=False)
+        ]
