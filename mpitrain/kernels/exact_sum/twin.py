@@ -50,15 +50,15 @@ def fold(x: Array, total: Array, peak: Array) -> None:
     """
     xp, flat = namespace(x), x.reshape(-1)
     with np.errstate(invalid="ignore"):  # of what is not finite, or too large for an integer: `peak` tells
-        for tile in row_tiles(total[0]):
+        for tile in row_tiles(flat):
             part, (hi, lo) = flat[tile], total[:, tile]
             xp.maximum(peak, xp.maximum(part.max(), -part.min()), out=peak)
             s = part.astype(np.float64)
             s *= 2.0**_COARSE_BITS
             h = xp.rint(s)
             s -= h
-            s *= 2.0**_FINE_BITS
             hi += h.astype(np.int64)
+            s *= 2.0**_FINE_BITS
             lo += xp.rint(s, out=s).astype(np.int64)
 
 
