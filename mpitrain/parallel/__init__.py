@@ -14,7 +14,8 @@ from mpitrain.parallel.compression import (
     TopK,
 )
 from mpitrain.parallel.data import DataParallel, Exchange, sum_over
-from mpitrain.parallel.pipeline import agree_on_boundaries, cut_for, layer_costs, parameters_by_stage, partition
+from mpitrain.parallel.partition import layer_costs, partition
+from mpitrain.parallel.pipeline import agree_on_boundaries, cut_for, parameters_by_stage
 from mpitrain.parallel.reproducible import ExactGradients, exact_sums
 from mpitrain.parallel.rows import shard_of
 from mpitrain.parallel.sync_batch_norm import SyncBatchNorm2d, sync_batch_norm

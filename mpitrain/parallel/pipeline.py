@@ -1,13 +1,13 @@
-"""Pipeline parallelism: which layers make a stage, and what crosses between stages.
+"""Pipeline parallelism: the stages of a rank, and what crosses between stages.
 
-Invariant: every layer is in exactly one stage, stages are runs of neighbouring layers, and none is empty.
+Invariant: a parameter of a rank belongs to one of its stages, however many compute with it; both sides of a boundary know what
+crosses it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -18,34 +18,6 @@ from mpitrain.comm.communicator import Communicator
 from mpitrain.nn import Model, Parameter, Sequential
 from mpitrain.program import Boundary
 from mpitrain.program.transfer import MAX_PARTS
-
-
-def layer_costs(model: Model) -> list[float]:
-    """What each layer is taken to cost: its parameters, plus one so that no layer is free."""
-    return [1.0 + sum(p.size for p in layer.parameters()) for layer in model.layers]
-
-
-def partition(costs: Sequence[float], stages: int) -> list[tuple[int, int]]:
-    """Cut layers of the given `costs` into `stages` runs, (start, stop) each, such that the costliest run is as cheap as can
-    be.
-
-    Exact, by dynamic programming over the number of runs.  `ValueError` if there are more stages than layers.
-    """
-    layers = len(costs)
-    if not 1 <= stages <= layers:
-        raise ValueError(f"{stages} stages were asked for and the model has {layers} layers; expected 1 to {layers} stages")
-    upto = [0.0, *accumulate(costs)]
-    # best[stop] = (the costliest run's cost, its cuts) for layers 0 .. stop in the number of runs reached so far
-    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
-    for run in range(1, stages + 1):
-        best = {
-            stop: min(
-                (max(best[start][0], upto[stop] - upto[start]), [*best[start][1], stop]) for start in best if start < stop
-            )
-            for stop in range(run, layers - (stages - run) + 1)
-        }
-    cuts = best[layers][1]
-    return list(zip([0, *cuts[:-1]], cuts, strict=True))
 
 
 def cut_for(model: Model, ranges: Sequence[tuple[int, int]], owner: Mapping[int, int], rank: int) -> dict[int, Sequential]:
