@@ -247,7 +247,14 @@ class Worker:
         )
         make_bucket = passing_bucket if self.zero_level > 1 else kept_bucket
         self.replicas = DataParallel(
-            parameters, exchange, arrays, self.dtype, bucket_bytes=BUCKET_BYTES, make_bucket=make_bucket
+            parameters,
+            exchange,
+            arrays,
+            self.dtype,
+            replicas=place.dp,
+            bucket_bytes=BUCKET_BYTES,
+            make_bucket=make_bucket,
+            watch=lambda what: self.watch(what),
         )
         self.handlers: dict[Kind, Callable[[Action], None]] = {
             Kind.F: self.compute.forward,

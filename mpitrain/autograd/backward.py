@@ -47,13 +47,15 @@ def backward(
         if op is None or id(node) not in pending:
             continue
         dy = pending.pop(id(node))
-        for x, dx in zip(op.inputs, op.input_grad(dy), strict=True):
-            arrive(x, dx)
-        if not op.has_weights():
-            continue
-        if put_off is None:
-            op.accumulate(dy)
-        else:
+        try:
+            for x, dx in zip(op.inputs, op.input_grad(dy), strict=True):
+                arrive(x, dx)
+            if put_off is None and op.has_weights():
+                op.accumulate(dy)
+        except Exception as error:
+            _name(op, error)
+            raise
+        if put_off is not None and op.has_weights():
             put_off.append((op, dy))
     return [pending.get(id(leaf.node)) for leaf in leaves]
 
@@ -63,7 +65,17 @@ def run_weights(work: WeightWork) -> None:
     work.reverse()
     while work:
         op, dy = work.pop()
-        op.accumulate(dy)
+        try:
+            op.accumulate(dy)
+        except Exception as error:
+            _name(op, error)
+            raise
+
+
+def _name(op: Op, error: Exception) -> None:
+    """Say in `error` which op's gradient it came from."""
+    weights = f" of {', '.join(map(repr, op.weights))}" if op.weights else ""
+    error.add_note(f"in the gradient of {type(op).__name__}{weights}")
 
 
 def _in_order(outputs: Iterable[Node]) -> list[Node]:

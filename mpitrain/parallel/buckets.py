@@ -26,6 +26,11 @@ class Bucket:
     parameters: tuple[Parameter, ...]
     flat: Array | None
 
+    def __str__(self) -> str:
+        names = [p.name for p in self.parameters]
+        shown = names if len(names) <= 4 else [names[0], names[1], f"… {len(names) - 3} more …", names[-1]]
+        return f"bucket {self.index} ({', '.join(shown)})"
+
     def settle(self) -> None:
         """Zero the gradients that no op contributed to in this step."""
         for parameter in self.parameters:

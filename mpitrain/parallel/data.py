@@ -2,23 +2,25 @@
 
 Invariant: replicas start their buckets in the same order, each once all its gradients are complete, so the messages of all
 replicas match whatever each of them computes first; the sum is over replicas only, what it is divided by is decided once, in
-the tally.  In the first step nothing overlaps: it shows in which order gradients become ready, and the buckets follow that.
+the tally.  In the first step nothing overlaps: it shows in which order gradients become ready on the first replica, and the
+buckets of all replicas follow that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
 
 from mpitrain.arrays import Arrays
 from mpitrain.autograd import Weight
-from mpitrain.comm import Collective, Communicator, InFlight
+from mpitrain.comm import Collective, Communicator, InFlight, Reduction
 from mpitrain.comm.allreduce import ring
 from mpitrain.nn import Parameter
 from mpitrain.parallel.buckets import Bucket, Readiness, group_by_bytes, kept_bucket, readiness
-from mpitrain.program.action import Action
+from mpitrain.program import Action, Watch
 
 #: Starts the sum of a bucket over the replicas, in place.
 Exchange = Callable[[Bucket], Collective]
@@ -49,8 +51,10 @@ class DataParallel:
         arrays: Arrays,
         dtype: np.dtype,
         *,
+        replicas: Communicator,
         bucket_bytes: int,
         make_bucket: MakeBucket = kept_bucket,
+        watch: Watch = nullcontext,
     ) -> None:
         def buckets(stage: int, parameters: Sequence[Parameter]) -> list[Bucket]:
             groups = group_by_bytes(parameters, bucket_bytes, dtype)
@@ -58,7 +62,8 @@ class DataParallel:
             return [make_bucket((stage << 12) + i, group, arrays) for i, group in enumerate(groups)]
 
         self.stages = {
-            stage: _StageGradients(parameters, exchange, partial(buckets, stage)) for stage, parameters in stages.items()
+            stage: _StageGradients(parameters, exchange, partial(buckets, stage), replicas, watch)
+            for stage, parameters in stages.items()
         }
 
     def arm(self, action: Action) -> None:
@@ -83,15 +88,18 @@ class _StageGradients:
         parameters: Sequence[Parameter],
         exchange: Exchange | None,
         fill_buckets: Callable[[Sequence[Parameter]], list[Bucket]],
+        replicas: Communicator,
+        watch: Watch,
     ) -> None:
         self.parameters, self.exchange, self.fill_buckets = parameters, exchange, fill_buckets
+        self.replicas, self.watch = replicas, watch
         self.buckets = fill_buckets(parameters)
         self.armed = False
         self.learnt: Readiness | None = None
         self.seen: list[Parameter] = []
         self.missing: dict[Parameter, int] = {}
         self.started = 0
-        self.in_flight: list[InFlight] = []
+        self.in_flight: list[tuple[Bucket, InFlight]] = []
 
     def arm(self) -> None:
         if self.exchange is None:
@@ -114,17 +122,18 @@ class _StageGradients:
                 bucket.settle()
             return
         if self.learnt is None:
-            self.learnt = readiness(self.parameters, self.seen)
+            self.learnt = _agreed(readiness(self.parameters, self.seen), self.parameters, self.replicas)
             self.buckets = self.fill_buckets(self.learnt.order)
         self._start(len(self.buckets))
-        for exchange in self.in_flight:
-            exchange.finish()
+        for bucket, exchange in self.in_flight:
+            with self.watch(f"the sum over replicas of {bucket}"):
+                _go(bucket, exchange.finish)
         self.in_flight.clear()
         self.started = 0
 
     def advance(self) -> None:
-        for exchange in self.in_flight:
-            exchange.advance()
+        for bucket, exchange in self.in_flight:
+            _go(bucket, exchange.advance)
 
     def _contributed(self, weight: Weight) -> None:
         assert isinstance(weight, Parameter)
@@ -150,5 +159,25 @@ class _StageGradients:
         for bucket in self.buckets[self.started : stop]:
             if bucket.flat is not None:
                 bucket.settle()
-            self.in_flight.append(InFlight(self.exchange(bucket)))
+            self.in_flight.append((bucket, InFlight(self.exchange(bucket))))
         self.started = max(self.started, stop)
+
+
+def _go(bucket: Bucket, step: Callable[[], object]) -> None:
+    """Take a step of the bucket's exchange; an exception says whose it was."""
+    try:
+        step()
+    except Exception as error:
+        error.add_note(f"in the sum over replicas of {bucket}")
+        raise
+
+
+def _agreed(found: Readiness, parameters: Sequence[Parameter], replicas: Communicator) -> Readiness:
+    """The first replica's order, with the most contributions that any replica had: their graphs may differ.  Collective."""
+    number = {parameter: i for i, parameter in enumerate(parameters)}
+    order = np.array([number[p] for p in found.order], np.int64)
+    counts = np.array([found.contributions[p] for p in parameters], np.int64)
+    replicas.broadcast(order, 0)
+    replicas.allreduce(counts, Reduction.MAX)
+    contributions = dict(zip(parameters, counts.tolist(), strict=True))
+    return Readiness(order=tuple(parameters[i] for i in order), contributions=contributions)

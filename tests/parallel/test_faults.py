@@ -1,0 +1,154 @@
+"""A replica that fails in the middle of a step ends the job, and what is said names rank, parameters and source line.
+
+This file is also the program that the ranks of a real MPI job run.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import traceback
+
+import numpy as np
+import pytest
+
+import mpitrain as mt
+from mpitrain import worker
+from mpitrain.autograd import Op
+from mpitrain.comm import end_job_on_failure
+from mpitrain.comm.allreduce import ring
+from mpitrain.nn.init import ONES
+
+#: Seconds after which a rank that waits ends the job.
+LIMIT_S = 3.0
+
+
+class Scale(Op):
+    def __init__(self, layer):
+        self.layer = layer
+
+    def forward(self, x, w):
+        self.x = x
+        return x * w
+
+    def input_grad(self, dy):
+        return (dy * self.weights[0].data,)
+
+    def weight_grad(self, dy, *out):
+        if self.layer.broken:
+            raise ZeroDivisionError("the weight's gradient is broken")
+        out[0][...] = (dy * self.x).sum(axis=0)
+
+
+class Scaled(mt.nn.Module):
+    broken = False
+
+    def __init__(self, width):
+        self.weight = mt.nn.Parameter((width,), ONES)
+
+    def forward(self, x):
+        return Scale(self)(x, weights=[self.weight])
+
+
+def skip(rank_1):
+    """Leave out one bucket, as a rank with another graph would."""
+    (stage,) = rank_1.replicas.stages.values()
+    sum_over_replicas = stage.exchange
+
+    def exchange(bucket):
+        if bucket is not stage.buckets[2]:
+            return sum_over_replicas(bucket)
+        time.sleep(0.5)  # so that the other rank is the first to lose its patience
+        return iter(())
+
+    stage.exchange = exchange
+
+
+def resize(elements):
+    """Send a bucket that is longer by some elements."""
+
+    def fault(rank_1):
+        (stage,) = rank_1.replicas.stages.values()
+        sum_over_replicas = stage.exchange
+
+        def exchange(bucket):
+            if bucket is not stage.buckets[2]:
+                return sum_over_replicas(bucket)
+            return ring(rank_1.place.dp, np.resize(bucket.flat, bucket.flat.size + elements), tag=bucket.index)
+
+        stage.exchange = exchange
+
+    return fault
+
+
+def break_gradient(rank_1):
+    rank_1.stages[0].layers[2].broken = True
+
+
+BUCKET = "the sum over replicas of bucket 2 (layers.2.weight)"
+#: What goes wrong on rank 1, the ranks that may say so, and what they say: in a local world, over MPI.
+FAULTS = {
+    "skips a bucket": (skip, {0}, ["TimeoutError", BUCKET, "data.py"], [f"rank 0 has waited 3 s for {BUCKET}", "data.py"]),
+    "sends a smaller one": (resize(-2), {0, 1}, ["ValueError", BUCKET, "receives"], [BUCKET, "bytes came from rank"]),
+    "sends a larger one": (resize(2), {0, 1}, ["ValueError", BUCKET, "receives"], [BUCKET, "bytes came from rank"]),
+    "raises in backward": (
+        break_gradient,
+        {1},
+        *[["ZeroDivisionError", "in the gradient of Scale of Parameter(layers.2.weight, shape=(5,))", "in weight_grad", "0B0"]]
+        * 2,
+    ),
+}
+
+
+def train(world, fault):
+    """A step as it should be, and one with a fault on rank 1."""
+    random = np.random.default_rng(0)
+    layers = [mt.nn.Linear(4, 5), mt.nn.Linear(5, 5), Scaled(5), mt.nn.Linear(5, 3)]
+    job = mt.Trainer(
+        mt.nn.Model(layers, mt.nn.CrossEntropy()),
+        mt.optim.SGD(lr=0.1),
+        mt.data.ArrayDataset(random.normal(size=(40, 4)), random.integers(0, 3, 40)),
+        mesh=mt.Mesh(world, mt.Layout(dp=2)),
+        batch=4,
+        arrays="numpy",
+        timeout_s=LIMIT_S,
+    )
+    job.fit(1, report=lambda report: None)
+    if 1 in job.workers:
+        fault(job.workers[1])
+    job.fit(1, report=lambda report: None)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_names_itself_locally(name, monkeypatch):
+    fault, ranks, says, _ = FAULTS[name]
+    monkeypatch.setattr(worker, "BUCKET_BYTES", 1)
+    with pytest.raises((TimeoutError, ValueError, ZeroDivisionError)) as caught:
+        train(mt.comm.local(2, limit_s=LIMIT_S), fault)
+    report = "".join(traceback.format_exception(caught.value))
+    for text in says:
+        assert text in report
+    assert any(f"on rank {rank} of 2" in report for rank in ranks)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_ends_the_job_over_mpi(name):
+    _, ranks, _, says = FAULTS[name]
+    start = [sys.executable, "-c", "import sys, mpitrain.comm; sys.exit(mpitrain.comm.launch(2, sys.argv[1:]))"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    job = subprocess.run(
+        [*start, __file__, name], env=environment, capture_output=True, timeout=60, stdin=subprocess.DEVNULL, check=False
+    )
+    report = job.stderr.decode(errors="replace")
+    assert job.returncode != 0
+    for text in says:
+        assert text in report, report
+    assert any(f"[rank {rank}]" in report for rank in ranks)
+
+
+if __name__ == "__main__":
+    worker.BUCKET_BYTES = 1
+    with end_job_on_failure():
+        train(mt.comm.world(), FAULTS[sys.argv[1]][0])

@@ -1,0 +1,48 @@
+"""Replicas whose graphs differ, in the step that the buckets are learnt from too, sum the same gradients as one rank."""
+
+import numpy as np
+import pytest
+
+import mpitrain as mt
+from mpitrain.selfcheck import gather
+
+BATCH = 8
+
+
+class OneOrTheOther(mt.nn.Module):
+    """A choice of two layers by the microbatch's place in the batch: replica 0 takes the first, replica 1 the second."""
+
+    def __init__(self, width):
+        self.first, self.second = mt.nn.Linear(width, width), mt.nn.Linear(width, width)
+
+    def forward(self, x):
+        chosen = self.first if min(x.context.samples, default=0) % BATCH < BATCH // 2 else self.second
+        return chosen(x)
+
+
+def losses_and_weights(world, layout, microbatches):
+    random = np.random.default_rng(0)
+    layers = [mt.nn.Linear(5, 6), OneOrTheOther(6), OneOrTheOther(6), mt.nn.Linear(6, 3)]
+    job = mt.Trainer(
+        mt.nn.Model(layers, mt.nn.CrossEntropy()),
+        mt.optim.SGD(lr=0.1, momentum=0.9),
+        mt.data.ArrayDataset(random.normal(size=(48, 5)), random.integers(0, 3, 48)),
+        mesh=mt.Mesh(world, layout),
+        batch=BATCH,
+        microbatches=microbatches,
+        dtype="float64",
+        arrays="numpy",
+        timeout_s=20,
+    )
+    losses = [metrics.loss for metrics in job.fit(5, report=lambda step: None)]
+    return losses, world.run(lambda comm: gather(job.workers[comm.rank], lambda p: p.data))[0]
+
+
+@pytest.mark.parametrize("bucket_bytes", [1, 400, 1 << 22])
+def test_replicas_with_other_graphs_agree_on_their_buckets(bucket_bytes, monkeypatch):
+    monkeypatch.setattr("mpitrain.worker.BUCKET_BYTES", bucket_bytes)
+    losses, weights = losses_and_weights(mt.comm.local(2, limit_s=20), mt.Layout(dp=2), 1)
+    expected, one = losses_and_weights(mt.comm.local(1), mt.Layout(), 2)
+    np.testing.assert_allclose(losses, expected, rtol=1e-12)
+    for name, weight in one.items():
+        np.testing.assert_allclose(weights[name], weight, rtol=1e-10, atol=1e-13, err_msg=name)
