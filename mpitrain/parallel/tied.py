@@ -38,14 +38,15 @@ class TiedWeights:
         Collective over `comm`: one group is made for each shared parameter.
         """
         self.joins: dict[int, list[tuple[Parameter, Communicator]]] = {stage: [] for stage in stages}
-        mine = {p.name: (p, stage) for stage, parameters in stages.items() for p in parameters}
+        mine = {p.name: p for parameters in stages.values() for p in parameters}
         for name, ranks in sorted(shared.items()):
             group = comm.group(ranks if comm.rank in ranks else [comm.rank])
             if comm.rank in ranks:
-                parameter, stage = mine[name]
-                self.joins[stage].append((parameter, group))
+                # All in the first stage's TIE: stage by stage, ranks that share two weights could come to them in opposite
+                # orders, each waiting for the other.
+                self.joins[min(stages)].append((mine[name], group))
 
     def tie(self, action: Action) -> None:
-        """TIE: sum the gradients of the stage's shared parameters."""
+        """TIE: sum the gradients of the rank's shared parameters, in its first stage's action."""
         for parameter, group in self.joins[action.stage]:
             group.allreduce(parameter.settled_grad())
