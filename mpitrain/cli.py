@@ -1,4 +1,4 @@
-"""The `mpitrain` command: `run`, `train`, `plan`, `doctor`, `recipes`.
+"""The `mpitrain` command: `run`, `train`, `plan`, `trace`, `plot`, `doctor`, `recipes`.
 
 Invariant: a verb parses, calls one function of the package, and prints; what a person got wrong is its message, on one rank,
 and everything else that fails is a traceback.
@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,6 +42,20 @@ def _parser() -> argparse.ArgumentParser:
     for configured in (train, plan):
         configured.add_argument("config", metavar="NAME_OR_TOML", help="a recipe's name or a TOML file")
         configured.add_argument("--set", action="append", default=[], metavar="a.b=1", help="change a setting; may be repeated")
+
+    trace = verbs.add_parser("trace", help="write a run's recorded steps for Perfetto or chrome://tracing")
+    trace.set_defaults(verb=_trace)
+
+    plot = verbs.add_parser(
+        "plot", help="draw a run's losses, or the pipeline of one of its steps; needs the extra mpitrain[plot]"
+    )
+    plot.add_argument("--pipeline", action="store_true", help="a step measured above simulated, its bubble and costliest waits")
+    plot.add_argument("--step", type=int, metavar="N", help="which recorded step (default: the last)")
+    plot.set_defaults(verb=_plot)
+
+    for drawn in (trace, plot):
+        drawn.add_argument("run", metavar="RUN", help="the run's folder, or its name in runs/")
+        drawn.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to write it (default: in the run's folder)")
 
     doctor = verbs.add_parser("doctor", help="look at MPI, arrays and this machine; exit code 1 on a problem")
     doctor.set_defaults(verb=_doctor)
@@ -85,6 +100,49 @@ def _plan(options: argparse.Namespace) -> int:
     with _explained():
         print("\n".join(planned(load(options.config, options.set)).lines()))
     return 0
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from mpitrain.observe.perfetto import write_perfetto
+    from mpitrain.observe.trace import read_trace
+
+    with _explained():
+        folder = _run_folder(options.run)
+        output = options.output or folder / "trace.json"
+        steps = read_trace(folder / "trace")
+        write_perfetto(steps, output)
+    print(f"steps {', '.join(str(step.step) for step in steps)} in {output}; open it in https://ui.perfetto.dev")
+    return 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    from mpitrain.observe.ideal import ideal
+    from mpitrain.observe.metrics import read_metrics
+    from mpitrain.observe.plots import plot_curves, plot_pipeline
+    from mpitrain.observe.trace import chosen, read_trace
+    from mpitrain.observe.waits import report
+
+    with _explained():
+        folder = _run_folder(options.run)
+        if options.pipeline:
+            step = chosen(read_trace(folder / "trace"), options.step)
+            output = options.output or folder / f"pipeline-{step.step:08d}.png"
+            simulated = ideal(step)
+            plot_pipeline(step, simulated, output, folder.name)
+            print("\n".join(report(step, simulated)))
+        else:
+            output = options.output or folder / "curves.png"
+            plot_curves(read_metrics(folder / "metrics.jsonl"), output, folder.name)
+    print(f"drawn in {output}")
+    return 0
+
+
+def _run_folder(name: str) -> Path:
+    """The folder of the run that a person means."""
+    for folder in (Path(name), Path("runs") / name):
+        if folder.is_dir():
+            return folder
+    raise ValueError(f"there is no run {name!r}; expected a run's folder, or its name in {Path('runs').resolve()}")
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from mpitrain.comm import Layout, Mesh, World
 from mpitrain.config import Config, dump
 from mpitrain.data import TokenDataset
-from mpitrain.observe import MetricsFile, Progress, StepReport
+from mpitrain.observe import MetricsFile, Progress, StepReport, Tracing
 from mpitrain.plan import Plan, plan
 from mpitrain.program import schedule_named
 from mpitrain.train import Trainer
@@ -108,10 +108,13 @@ def run(job: Job) -> int:
         folder=job.folder,
         save_every=config.checkpoint.every,
         keep=config.checkpoint.keep,
+        trace=Tracing(folder=job.folder / "trace", **config.trace.settings()),
     )
     for watcher in watchers:
         watcher.close()
+    spent = trainer.time_spent() if steps else "there was nothing left to train"
     if job.leads:
+        _say(spent)
         _say(f"checkpoint in {job.folder}/step-{trainer.step:08d}")
     _sample(job)
     return _check(job)

@@ -20,7 +20,7 @@ from mpitrain.comm import Communicator, Mesh, Watchdog
 from mpitrain.comm.launch import TERMINAL_VARIABLE
 from mpitrain.data import Dataset, TokenDataset, check_vocab
 from mpitrain.nn import Classification, Model
-from mpitrain.observe import Progress, StepReport
+from mpitrain.observe import Progress, Spent, StepReport, TraceFile, Tracing
 from mpitrain.optim import Optimizer
 from mpitrain.parallel import Compressor
 from mpitrain.program import Metrics, schedule_named
@@ -93,6 +93,7 @@ class Trainer:
             return Worker(mesh.place(comm), model, optimizer, data, settings, library)
 
         self.timeout_s = timeout_s
+        self._spent: dict[int, Spent] = {}
         #: What each rank of this process holds, by rank: one under MPI, all of them in a local world.
         self.workers = {w.place.comm.rank: w for w in mesh.world.run(worker)}
 
@@ -123,12 +124,14 @@ class Trainer:
         folder: str | Path | None = None,
         save_every: int | None = None,
         keep: int = 2,
+        trace: Tracing | None = None,
     ) -> list[Metrics]:
         """Train `steps` further steps; their metrics, the same on every rank.
 
         `report` is called on rank 0 after each step, by default to print progress.  The validation loss, over the first
         `validation_batches` batches, is taken every `validate_every` steps and after the last.  With a `folder`, a checkpoint
-        is written there every `save_every` steps and after the last, and the newest `keep` are kept.
+        is written there every `save_every` steps and after the last, and the newest `keep` are kept.  `trace` says which steps'
+        actions are recorded, and where.
         """
 
         def due(every: int | None, worker: Worker, last: int) -> bool:
@@ -143,12 +146,17 @@ class Trainer:
                 else None
             )
             tell = progress.step if progress else report
+            trace_file = None if trace is None else TraceFile(trace, worker.place, after=worker.step)
+            spent = self._spent[worker.place.comm.rank] = Spent()
             begin = time.perf_counter()
             while worker.step < last:
                 before = time.perf_counter()
                 metrics = worker.train_step()
                 seconds = time.perf_counter() - before
                 history.append(metrics)
+                spent.add(worker.measured, seconds)
+                if trace_file is not None:
+                    trace_file.step(worker.step, last, worker.measured)
                 validation: Metrics | None = None
                 if self.validation is not None and due(validate_every, worker, last):
                     validation = worker.evaluate(self.validation, validation_batches)
@@ -171,11 +179,16 @@ class Trainer:
                             seconds_left=each * (last - worker.step),
                         )
                     )
-            if progress:
-                progress.close()
+            for file in (progress, trace_file):
+                if file is not None:
+                    file.close()
             return history
 
         return self._each(run)[0]
+
+    def time_spent(self) -> str:
+        """One sentence on where the time of the last `fit` went."""
+        return self._each(lambda worker: self._spent[worker.place.comm.rank].line(worker.place.comm))[0]
 
     def evaluate(self, data: Dataset | None = None, batches: int | None = None) -> Metrics:
         """Mean loss, and accuracy where there are classes, over the first `batches` batches of `data`.

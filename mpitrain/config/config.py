@@ -102,6 +102,15 @@ class CheckpointSection(Section):
     """How many are kept."""
 
 
+class TraceSection(Section):
+    """`[trace]`: steps whose actions are recorded, for `mpitrain trace` and `mpitrain plot --pipeline`; the last always is."""
+
+    first: Count = 2
+    """The first one: by default the second, since the first warms up."""
+    every: Count | None = None
+    """Steps between two."""
+
+
 class SampleSection(Section):
     """`[sample]`: text that the model writes at the end."""
 
@@ -135,6 +144,7 @@ class Config(Section):
     compression: CompressionSection = NoCompressionSection()
     validation: ValidationSection = ValidationSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    trace: TraceSection = TraceSection()
     sample: SampleSection | None = None
     check: CheckSection = CheckSection()
 

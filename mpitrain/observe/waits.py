@@ -1,0 +1,125 @@
+"""Waits: how much of a step ranks were idle, which receive or sum cost most, and whose action was the cause.
+
+Invariant: pure functions of spans, measured or simulated alike.  A wait's cause is what the rank that was waited for did in the
+meantime; where that was a wait of its own, the cause of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from mpitrain.observe.trace import StepTrace, row_of
+from mpitrain.program import Action, Kind
+from mpitrain.program.replay import SENDERS, Span, sender_of
+
+#: Sums, in which all ranks that take part wait for the last one.
+SUMS = (Kind.REDUCE, Kind.TIE, Kind.TALLY)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wait:
+    """`rank` waited `seconds` in `action` because rank `culprit` was still in `doing` (`None`: between two actions).
+
+    `sent` says that the message had already been sent and was on its way meanwhile.
+    """
+
+    rank: int
+    action: Action
+    seconds: float
+    culprit: int
+    doing: Action | None
+    sent: bool = False
+
+    def __str__(self) -> str:
+        doing = "was between two actions" if self.doing is None else f"was in {self.doing}"
+        on_its_way = ", the message being on its way" if self.sent else ""
+        waited = f"rank {self.rank} waited {self.seconds * 1e3:.2f} ms in {self.action}"
+        return f"{waited}: rank {self.culprit} {doing}{on_its_way}"
+
+
+def makespan(spans: Sequence[Sequence[Span]]) -> float:
+    """Seconds from the first begin to the last end."""
+    return max(rank[-1].end for rank in spans) - min(rank[0].begin for rank in spans)
+
+
+def bubble(spans: Sequence[Sequence[Span]]) -> float:
+    """The part of a step in which ranks do not compute, from 0 to 1, over all ranks."""
+    busy = sum(span.end - span.begin for rank in spans for span in rank if row_of(span.action) == "compute")
+    return 1 - busy / (makespan(spans) * len(spans))
+
+
+def costliest_waits(spans: Sequence[Sequence[Span]], pipelines: Sequence[Sequence[int]], count: int = 3) -> list[Wait]:
+    """The `count` longest waits of a step, the longest first; `pipelines` lists the ranks of each."""
+    found = [wait for pipeline in pipelines for wait in _waits(spans, pipeline)]
+    return sorted(found, key=lambda wait: -wait.seconds)[:count]
+
+
+def report(step: StepTrace, simulated: Sequence[Sequence[Span]]) -> list[str]:
+    """What a person is told of a step beside its picture: bubbles, and the costliest waits with their cause."""
+    long, short = makespan(step.spans), makespan(simulated)
+    head = f"step {step.step}: {long * 1e3:.2f} ms; its program with each action's usual time: {short * 1e3:.2f} ms"
+    bubbles = f"bubble measured {bubble(step.spans):.1%}, ideal {bubble(simulated):.1%}"
+    clocks = f"clocks agree within {step.error * 1e6:.0f} µs"
+    return [head, f"{bubbles}; {clocks}", *(f"  {wait}" for wait in costliest_waits(step.spans, step.pipelines))]
+
+
+def _waits(spans: Sequence[Sequence[Span]], pipeline: Sequence[int]) -> Iterator[Wait]:
+    """Every wait of the ranks of a pipeline, each with its cause."""
+    sends = {span.action: span for rank in pipeline for span in spans[rank]}
+    taking_part = _by_sum(spans, pipeline)
+
+    def wait_in(span: Span) -> Wait | None:
+        """The wait that `span` is, if it is one, with the rank that it was directly for."""
+        if span.action.kind in SENDERS and sender_of(span.action) in sends:
+            send = sends[sender_of(span.action)]
+            sent = max(span.begin, min(span.end, send.end))
+            late = sent - span.begin < span.end - sent  # more of the wait came after the send than before it
+            begin, end = (sent, span.end) if late else (span.begin, sent)
+            doing = _mostly(spans[send.rank], begin, end)
+            return _wait(span, span.end - span.begin, send.rank, doing, late)
+        if span.action.kind in SUMS:
+            last = max(taking_part[sum_of(span.action)], key=lambda other: other.begin)
+            if last.rank != span.rank and last.begin > span.begin:
+                return _wait(span, last.begin - span.begin, last.rank, _mostly(spans[last.rank], span.begin, last.begin))
+        return None
+
+    for span in (span for rank in pipeline for span in spans[rank]):
+        wait = first = wait_in(span)
+        seen = {(span.rank, span.action)}
+        while wait is not None and wait.doing is not None and (wait.culprit, wait.doing) not in seen:
+            seen.add((wait.culprit, wait.doing))
+            deeper = next((wait_in(s) for s in spans[wait.culprit] if s.action == wait.doing), None)
+            if wait.sent or deeper is None:
+                break
+            wait = deeper
+        if wait is not None and first is not None:
+            yield replace(wait, rank=first.rank, action=first.action, seconds=first.seconds)
+
+
+def _wait(span: Span, seconds: float, culprit: int, doing: Action | None, sent: bool = False) -> Wait:
+    return Wait(rank=span.rank, action=span.action, seconds=seconds, culprit=culprit, doing=doing, sent=sent)
+
+
+def sum_of(action: Action) -> Action:
+    """What the actions of one sum have in common: a stage's gradients are reduced by themselves, all else is one sum."""
+    return action if action.kind is Kind.REDUCE else Action(action.kind, 0)
+
+
+def _by_sum(spans: Sequence[Sequence[Span]], pipeline: Sequence[int]) -> Mapping[Action, list[Span]]:
+    """For each sum that ranks of `pipeline` take part in, everyone's span.  Shared weights are a pipeline's own."""
+    found: dict[Action, list[Span]] = {}
+    for rank, span in ((rank, span) for rank, mine in enumerate(spans) for span in mine if span.action.kind in SUMS):
+        if rank in pipeline or span.action.kind is not Kind.TIE:
+            found.setdefault(sum_of(span.action), []).append(span)
+    return found
+
+
+def _mostly(spans: Sequence[Span], begin: float, end: float) -> Action | None:
+    """What a rank did for most of the time from `begin` to `end`; `None` where that is nothing."""
+    shares = [(min(end, span.end) - max(begin, span.begin), span) for span in spans if span.begin < end and span.end > begin]
+    if not shares:
+        return None
+    longest, span = max(shares, key=lambda share: share[0])
+    idle = end - begin - sum(share for share, _ in shares)
+    return span.action if longest >= idle else None
