@@ -78,7 +78,7 @@ class Side:
     #: Seconds a step of each round, the same on every rank.
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-    #: Of each step, the seconds that each kind of action took on this rank.
+    #: Of each step, the seconds that each kind of action took; rank 0 has them.
     phases: list[Mapping[str, float]] = field(default_factory=list)
 
     @property
