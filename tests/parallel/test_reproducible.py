@@ -94,9 +94,15 @@ def test_so_do_layouts_that_are_no_power_of_two(dp, pp):
     check(mt.comm.local(dp * pp), "gpt-six-microbatches", dp, pp)
 
 
-def test_so_do_another_schedule_no_overlap_and_one_bucket_a_parameter(monkeypatch):
+@pytest.mark.parametrize("schedule", mt.program.SCHEDULES)
+def test_so_do_all_schedules(schedule):
+    """Several stages a rank, and weight gradients that are put off, too."""
+    check(mt.comm.local(4), "gpt-dropout", 2, 2, schedule)
+
+
+def test_so_do_steps_without_overlap_and_with_a_bucket_a_parameter(monkeypatch):
     monkeypatch.setattr("mpitrain.worker.BUCKET_BYTES", 1)
-    check(mt.comm.local(4), "gpt-dropout", 2, 2, "gpipe", overlap=False)
+    check(mt.comm.local(4), "gpt-dropout", 2, 2, overlap=False)
     check(mt.comm.local(2), "gpt-dropout", 2, 1)
 
 
