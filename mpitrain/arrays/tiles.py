@@ -16,12 +16,12 @@ from mpitrain.arrays.backend import Array
 TILE_BYTES = 1 << 17
 
 
-def row_tiles(x: Array) -> Iterator[slice]:
-    """Slices of dim 0 of `x`, each about `TILE_BYTES` of it; a single slice on a device."""
+def row_tiles(x: Array, tile_bytes: int = TILE_BYTES) -> Iterator[slice]:
+    """Slices of dim 0 of `x`, each about `tile_bytes` of it; a single slice on a device."""
     rows = x.shape[0]
     if not isinstance(x, np.ndarray):
         yield slice(0, rows)
         return
-    step = max(1, TILE_BYTES * rows // max(1, x.nbytes))
+    step = max(1, tile_bytes * rows // max(1, x.nbytes))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))

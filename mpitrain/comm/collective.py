@@ -27,11 +27,17 @@ class InFlight:
             self._waits_for = next(self._collective, None)
         return self._waits_for is None
 
-    def finish(self) -> None:
-        """Run it to its end."""
-        while self._waits_for is not None:
+    def wait(self) -> bool:
+        """Wait for one message and go as far as others have arrived; whether it has ended."""
+        if self._waits_for is not None:
             self._waits_for.wait()
             self._waits_for = next(self._collective, None)
+        return self.advance()
+
+    def finish(self) -> None:
+        """Run it to its end."""
+        while not self.wait():
+            pass
 
 
 def finish(collective: Collective) -> None:

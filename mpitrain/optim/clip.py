@@ -10,6 +10,9 @@ from collections.abc import Iterable
 from mpitrain.arrays import Array, namespace, row_tiles, sum_dtype
 from mpitrain.nn import Parameter
 
+#: A product that reads each element once gains nothing from small tiles.
+_TILE_BYTES = 1 << 20
+
 
 def squared_norms(parameters: Iterable[Parameter]) -> list[Array]:
     """The sum of the squares of each parameter's accumulated gradient, float64 of shape (), in the gradient's memory."""
@@ -31,6 +34,6 @@ def clip_values(parameters: Iterable[Parameter], limit: float) -> None:
 def _squared_norm(x: Array) -> Array:
     xp = namespace(x)
     flat, dtype = x.reshape(-1), sum_dtype(x.dtype)
-    tiles = (flat[tile].astype(dtype, copy=False) for tile in row_tiles(flat))
+    tiles = (flat[tile].astype(dtype, copy=False) for tile in row_tiles(flat, _TILE_BYTES))
     # The tiles' sums are added in float64: one float32 sum of millions of squares would lose digits.
     return xp.stack([xp.vdot(tile, tile) for tile in tiles]).sum(dtype="float64")

@@ -127,7 +127,8 @@ class _StageGradients:
         self._start(len(self.buckets))
         for bucket, exchange in self.in_flight:
             with self.watch(f"the sum over replicas of {bucket}"):
-                _go(bucket, exchange.finish)
+                while not _go(bucket, exchange.wait):
+                    self.advance()  # the network has the others' messages to carry meanwhile
         self.in_flight.clear()
         self.started = 0
 
@@ -163,10 +164,10 @@ class _StageGradients:
         self.started = max(self.started, stop)
 
 
-def _go(bucket: Bucket, step: Callable[[], object]) -> None:
+def _go(bucket: Bucket, step: Callable[[], bool]) -> bool:
     """Take a step of the bucket's exchange; an exception says whose it was."""
     try:
-        step()
+        return step()
     except Exception as error:
         error.add_note(f"in the sum over replicas of {bucket}")
         raise
