@@ -22,12 +22,21 @@ class Reduction(Enum):
     """How an allreduce combines elements."""
 
     SUM = "sum"
+    #: The sum divided by the number of ranks; of floating-point numbers.
+    MEAN = "mean"
     MAX = "max"
     MIN = "min"
+    PRODUCT = "product"
 
 
 #: The element-wise function of each reduction, for host and device arrays alike.
-COMBINE = {Reduction.SUM: np.add, Reduction.MAX: np.maximum, Reduction.MIN: np.minimum}
+COMBINE = {
+    Reduction.SUM: np.add,
+    Reduction.MEAN: np.add,
+    Reduction.MAX: np.maximum,
+    Reduction.MIN: np.minimum,
+    Reduction.PRODUCT: np.multiply,
+}
 
 
 class Request(Protocol):
@@ -60,8 +69,18 @@ class Peers(Protocol):
 class Communicator(Peers, Protocol):
     """A group of ranks that act together."""
 
+    #: Whether the time that a message takes says anything about a machine: not where ranks are threads of one process.
+    timed: bool
+
     def allreduce(self, x: Array, op: Reduction = Reduction.SUM) -> None:
         """Combine `x` over all ranks, in place, any size; 16-bit floats are combined in float32 and rounded once."""
+        ...
+
+    def iallreduce(self, x: Array, op: Reduction = Reduction.SUM) -> Request:
+        """Start to combine `x`, in place; it must be left alone until the request is done.
+
+        Not for 16-bit floats, nor for the mean.  Started in the same order on every rank.
+        """
         ...
 
     def broadcast(self, x: Array, root: int) -> None:

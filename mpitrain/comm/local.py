@@ -231,6 +231,7 @@ class LocalCommunicator:
     """A `Communicator` whose peers are threads; `members` are the group's ranks by their numbers in the world."""
 
     max_tag = 2**31 - 1
+    timed = False
 
     def __init__(self, post: _Post, name: str, members: Sequence[int], rank: int) -> None:
         self.rank = rank
@@ -251,11 +252,12 @@ class LocalCommunicator:
 
     def allreduce(self, x: Array, op: Reduction = Reduction.SUM) -> None:
         """As `Communicator.allreduce`, in rank order."""
-        parts = self._exchange(staged(x), f"allreduce({op.value})")
-        total = parts[0].astype(sum_dtype(x.dtype))
-        for part in parts[1:]:
-            COMBINE[op](total, part.astype(total.dtype, copy=False), out=total)
-        fill(x, total.astype(x.dtype, copy=False))
+        self.iallreduce(x, op).wait()
+
+    def iallreduce(self, x: Array, op: Reduction = Reduction.SUM) -> Request:
+        """As `Communicator.iallreduce`."""
+        kind = f"allreduce({op.value})"
+        return _Combining(self, self._post_all(staged(x), kind), x, op, kind)
 
     def broadcast(self, x: Array, root: int) -> None:
         """As `Communicator.broadcast`."""
@@ -265,7 +267,8 @@ class LocalCommunicator:
             message = staged(x).copy()
             for peer in range(self.size):
                 self._post.put(self._channel(root, peer, None), message, kind)
-        _check_and_fill(x, self._collect(root, kind), self._channel(root, self.rank, None))
+        channel = self._channel(root, self.rank, None)
+        _check_and_fill(x, self._collect(root, kind, (channel, self._post.ask(channel))), channel)
 
     def allgather(self, x: Array) -> Array:
         """As `Communicator.allgather`."""
@@ -295,11 +298,19 @@ class LocalCommunicator:
 
     def _exchange(self, x: np.ndarray, kind: str) -> list[np.ndarray]:
         """The `x` of every rank, none of which may be written to; raises where they differ in shape, dtype or operation."""
+        return self._collect_all(x, self._post_all(x, kind), kind)
+
+    def _post_all(self, x: np.ndarray, kind: str) -> list[tuple[_Channel, int]]:
+        """Send `x` to every rank; which messages will hold theirs."""
         self._post.start_operation(self._members[self.rank])
         message = x.copy()
         for peer in range(self.size):
             self._post.put(self._channel(self.rank, peer, None), message, kind)
-        parts = [self._collect(peer, kind) for peer in range(self.size)]
+        channels = [self._channel(peer, self.rank, None) for peer in range(self.size)]
+        return [(channel, self._post.ask(channel)) for channel in channels]
+
+    def _collect_all(self, x: np.ndarray, tickets: list[tuple[_Channel, int]], kind: str) -> list[np.ndarray]:
+        parts = [self._collect(peer, kind, ticket) for peer, ticket in enumerate(tickets)]
         for peer, part in enumerate(parts):
             if part.shape != x.shape or part.dtype != x.dtype:
                 raise ValueError(
@@ -308,12 +319,42 @@ class LocalCommunicator:
                 )
         return parts
 
-    def _collect(self, source: int, kind: str) -> np.ndarray:
-        channel = self._channel(source, self.rank, None)
-        message = self._post.take(channel, self._post.ask(channel))
+    def _collect(self, source: int, kind: str, ticket: tuple[_Channel, int]) -> np.ndarray:
+        message = self._post.take(*ticket)
         if message.kind != kind:
             raise ValueError(
                 f"rank {self.rank} of group {self._name} came to {kind} and rank {source} to {message.kind}; "
                 "every rank must call the same collectives in the same order"
             )
         return message.array
+
+
+class _Combining:
+    """A reduction under way: everyone's part was sent, and is combined in rank order once all are there."""
+
+    def __init__(
+        self, comm: LocalCommunicator, tickets: list[tuple[_Channel, int]], x: Array, op: Reduction, kind: str
+    ) -> None:
+        self._comm, self._tickets, self._x, self._op, self._kind = comm, tickets, x, op, kind
+        self._complete = False
+
+    def done(self) -> bool:
+        if not self._complete:
+            with self._comm._post.changed:
+                arrived = all(self._comm._post.arrived(channel, number) for channel, number in self._tickets)
+            if arrived:
+                self.wait()
+        return self._complete
+
+    def wait(self) -> None:
+        if self._complete:
+            return
+        x, op = self._x, self._op
+        parts = self._comm._collect_all(staged(x), self._tickets, self._kind)
+        total = parts[0].astype(sum_dtype(x.dtype))
+        for part in parts[1:]:
+            COMBINE[op](total, part.astype(total.dtype, copy=False), out=total)
+        if op is Reduction.MEAN:
+            total /= self._comm.size
+        fill(x, total.astype(x.dtype, copy=False))
+        self._complete = True

@@ -8,7 +8,7 @@ it reads it, and only when the stream that fills it is done.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from mpi4py import MPI
@@ -17,7 +17,13 @@ from mpitrain.arrays import Array, namespace, sum_dtype
 from mpitrain.comm.communicator import Reduction, Request
 from mpitrain.comm.staging import fill, landing, staged
 
-_OPS = {Reduction.SUM: MPI.SUM, Reduction.MAX: MPI.MAX, Reduction.MIN: MPI.MIN}
+_OPS = {
+    Reduction.SUM: MPI.SUM,
+    Reduction.MEAN: MPI.SUM,
+    Reduction.MAX: MPI.MAX,
+    Reduction.MIN: MPI.MIN,
+    Reduction.PRODUCT: MPI.PROD,
+}
 
 
 def reads_device_memory() -> bool:
@@ -37,6 +43,8 @@ class MpiCommunicator:
     `device_aware` says that MPI reads device memory.  `chunk` is the largest count handed to MPI in one call.
     """
 
+    timed = True
+
     def __init__(self, comm: MPI.Intracomm, *, device_aware: bool, chunk: int = 1 << 30) -> None:
         self.rank = comm.rank
         self.size = comm.size
@@ -49,9 +57,9 @@ class MpiCommunicator:
         return _Sent(self._comm.Isend(self._message(source), dest, tag), source)
 
     def irecv(self, x: Array, source: int, tag: int) -> Request:
-        """As `Communicator.irecv`.  `wait` raises `ValueError` if fewer bytes came; a message that is too long ends the job."""
+        """As `Communicator.irecv`.  `wait` and `done` raise `ValueError` if another number of bytes came."""
         target = self._writable(x)
-        return _Receive(self._comm.Irecv(self._message(target), source, tag), x, target)
+        return _Receive(self._comm.Irecv(self._message(target), source, tag), x, target, source)
 
     def allreduce(self, x: Array, op: Reduction = Reduction.SUM) -> None:
         """As `Communicator.allreduce`, a chunk at a time."""
@@ -60,13 +68,22 @@ class MpiCommunicator:
         chunk = self._chunk if wide == x.dtype else min(self._chunk, 1 << 24)  # bounds the float32 copy
         for start in range(0, flat.size, chunk):
             part = flat[start : start + chunk]
-            if wide == x.dtype:
-                self._comm.Allreduce(MPI.IN_PLACE, part, _OPS[op])
-            else:
-                total = self._readable(part.astype(wide))
-                self._comm.Allreduce(MPI.IN_PLACE, total, _OPS[op])
+            total = part if wide == x.dtype else self._readable(part.astype(wide))
+            self._comm.Allreduce(MPI.IN_PLACE, total, _OPS[op])
+            if op is Reduction.MEAN:
+                total /= self.size
+            if total is not part:
                 part[...] = total.astype(x.dtype)
         self._arrived(x, host)
+
+    def iallreduce(self, x: Array, op: Reduction = Reduction.SUM) -> Request:
+        """As `Communicator.iallreduce`; all chunks are started at once."""
+        assert sum_dtype(x.dtype) == x.dtype
+        assert op is not Reduction.MEAN
+        host = self._readable(x)
+        flat = host.reshape(-1)
+        parts = [flat[start : start + self._chunk] for start in range(0, flat.size, self._chunk)]
+        return _Combining([self._comm.Iallreduce(MPI.IN_PLACE, part, _OPS[op]) for part in parts], x, host)
 
     def broadcast(self, x: Array, root: int) -> None:
         """As `Communicator.broadcast`, a chunk at a time."""
@@ -160,20 +177,31 @@ class _Sent:
 class _Receive:
     """A receive under way; `target` is `x` or the host memory in its stead."""
 
-    def __init__(self, request: MPI.Request, x: Array, target: Array) -> None:
-        self._request, self._x, self._target = request, x, target
+    def __init__(self, request: MPI.Request, x: Array, target: Array, source: int) -> None:
+        self._request, self._x, self._target, self._source = request, x, target, source
         self._status = MPI.Status()
         self._complete = False
 
     def done(self) -> bool:
-        if not self._complete and self._request.Test(self._status):
+        if not self._complete and self._ask(self._request.Test):
             self._finish()
         return self._complete
 
     def wait(self) -> None:
         if not self._complete:
-            self._request.Wait(self._status)
+            self._ask(self._request.Wait)
             self._finish()
+
+    def _ask(self, question: Callable[[MPI.Status], bool]) -> bool:
+        try:
+            return question(self._status)
+        except MPI.Exception as error:
+            if error.Get_error_class() != MPI.ERR_TRUNCATE:
+                raise
+            raise ValueError(
+                f"more bytes came from rank {self._source} than the {self._x.nbytes} that were expected ({self._x.dtype} "
+                f"{tuple(self._x.shape)}); both ends must name the same shape and dtype"
+            ) from error
 
     def _finish(self) -> None:
         came = self._status.Get_elements(MPI.BYTE)
@@ -185,3 +213,25 @@ class _Receive:
         if self._target is not self._x:
             fill(self._x, self._target)
         self._complete = True
+
+
+class _Combining:
+    """A reduction under way; `host` is `x` or the host memory in its stead."""
+
+    def __init__(self, requests: list[MPI.Request], x: Array, host: Array) -> None:
+        self._requests, self._x, self._host = requests, x, host
+
+    def done(self) -> bool:
+        if self._requests and MPI.Request.Testall(self._requests):
+            self._finish()
+        return not self._requests
+
+    def wait(self) -> None:
+        if self._requests:
+            MPI.Request.Waitall(self._requests)
+            self._finish()
+
+    def _finish(self) -> None:
+        self._requests = []
+        if self._host is not self._x:
+            fill(self._x, self._host)
