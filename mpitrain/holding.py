@@ -61,6 +61,12 @@ class Holding:
         """The stages of ranks that hold a parameter which another rank holds too."""
         return {stage for stage, rank in self.owner.items() if any(rank in ranks for ranks in self.shared.values())}
 
+    @property
+    def replicated(self) -> list[Parameter]:
+        """The parameters that every replica holds whole."""
+        every = [p for found in self.parameters.values() for p in found]
+        return every if self.zero is None or self.zero.level < 3 else [p for p in every if isinstance(p, Statistic)]
+
     def owned_by(self, pp: int, dp: int) -> list[Parameter]:
         """The descriptions of what the rank at (pp, dp) answers for, in the order of its `owned`.
 

@@ -72,6 +72,8 @@ def prepare(config: Config, world: World, resume: str, *, arrays: str | None) ->
         dtype=config.run.dtype,
         arrays=arrays,
         timeout_s=config.run.timeout_s,
+        debug=config.debug.enabled,
+        check_every=config.debug.every,
         compression=config.compression.build(),
         **config.train.settings(),
     )

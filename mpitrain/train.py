@@ -22,7 +22,7 @@ from mpitrain.data import Dataset, TokenDataset, check_vocab
 from mpitrain.nn import Classification, Model
 from mpitrain.observe import Progress, Spent, StepReport, TraceFile, Tracing
 from mpitrain.optim import Optimizer
-from mpitrain.parallel import Compressor
+from mpitrain.parallel import Compressor, check_start, check_weights
 from mpitrain.program import Metrics, schedule_named
 from mpitrain.selfcheck import Difference
 from mpitrain.worker import Settings, Worker
@@ -41,6 +41,9 @@ class Trainer:
     `mpitrain.parallel.reproducible`.  `arrays` is `"numpy"`, `"cupy"` or `None` for CuPy where it finds a GPU.  An action that
     takes longer than `timeout_s` ends the job and says who waits for what.  Every rank constructs it with the same arguments
     and calls the same methods.  `ValueError`, before any training, where the arguments do not fit together.
+
+    What the ranks were given, model and data, is compared here; with `debug`, replicas compare their weights too, before the
+    first step of a `fit`, every `check_every` steps and after the last.
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class Trainer:
         zero: int = 0,
         compression: Compressor | None = None,
         reproducible: bool = False,
+        debug: bool = False,
+        check_every: int = 100,
         arrays: str | None = None,
         timeout_s: float = 600.0,
     ) -> None:
@@ -90,9 +95,10 @@ class Trainer:
         def worker(comm: Communicator) -> Worker:
             host = comm.same_host()
             library = choose(arrays, local_rank=host.rank, local_size=host.size)
+            check_start(comm, model, {"training data": data, "validation data": validation})
             return Worker(mesh.place(comm), model, optimizer, data, settings, library)
 
-        self.timeout_s = timeout_s
+        self.timeout_s, self.check_every = timeout_s, check_every if debug else None
         self._spent: dict[int, Spent] = {}
         #: What each rank of this process holds, by rank: one under MPI, all of them in a local world.
         self.workers = {w.place.comm.rank: w for w in mesh.world.run(worker)}
@@ -148,6 +154,8 @@ class Trainer:
             tell = progress.step if progress else report
             trace_file = None if trace is None else TraceFile(trace, worker.place, after=worker.step)
             spent = self._spent[worker.place.comm.rank] = Spent()
+            if self.check_every is not None:
+                check_weights(worker.place, worker.holding.replicated)
             begin = time.perf_counter()
             while worker.step < last:
                 before = time.perf_counter()
@@ -157,6 +165,8 @@ class Trainer:
                 spent.add(worker.measured, seconds)
                 if trace_file is not None:
                     trace_file.step(worker.step, last, worker.measured)
+                if self.check_every is not None and due(self.check_every, worker, last):
+                    check_weights(worker.place, worker.holding.replicated)
                 validation: Metrics | None = None
                 if self.validation is not None and due(validate_every, worker, last):
                     validation = worker.evaluate(self.validation, validation_batches)
@@ -207,6 +217,10 @@ class Trainer:
     def self_check(self) -> Difference | None:
         """How far this layout's next step is from one rank's, on rank 0; see `mpitrain.selfcheck`."""
         return self._each(selfcheck.self_check)[0]
+
+    def check_replicas(self) -> None:
+        """`ValueError` on every rank if the replicas' weights are not the same to the last bit."""
+        self._each(lambda worker: check_weights(worker.place, worker.holding.replicated))
 
     def save(self, folder: str | Path, *, keep: int = 2) -> Path:
         """Write a checkpoint `folder/step-N` and keep the newest `keep`; the path of the new one."""

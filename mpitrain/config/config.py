@@ -131,6 +131,15 @@ class CheckSection(Section):
     """Whether to compare one batch with one rank's."""
 
 
+class DebugSection(Section):
+    """`[debug]`: ranks that look at each other."""
+
+    enabled: bool = False
+    """Whether replicas compare their weights, before the first step and from time to time."""
+    every: Count = 100
+    """Steps between two comparisons."""
+
+
 class Config(Section):
     """A run."""
 
@@ -147,6 +156,7 @@ class Config(Section):
     trace: TraceSection = TraceSection()
     sample: SampleSection | None = None
     check: CheckSection = CheckSection()
+    debug: DebugSection = DebugSection()
 
     def build_optimizer(self) -> Optimizer:
         """The optimizer with its schedule over the run's steps, its learning rate scaled to the run's batch."""

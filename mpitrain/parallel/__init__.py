@@ -16,6 +16,7 @@ from mpitrain.parallel.compression import (
 from mpitrain.parallel.data import DataParallel, Exchange, sum_over
 from mpitrain.parallel.partition import layer_costs, partition
 from mpitrain.parallel.pipeline import agree_on_boundaries, cut_for, parameters_by_stage
+from mpitrain.parallel.replicas import check_start, check_weights, checksum
 from mpitrain.parallel.reproducible import ExactGradients, exact_sums
 from mpitrain.parallel.rows import shard_of
 from mpitrain.parallel.sync_batch_norm import SyncBatchNorm2d, sync_batch_norm
@@ -41,6 +42,9 @@ __all__ = [
     "TopK",
     "Zero",
     "agree_on_boundaries",
+    "check_start",
+    "check_weights",
+    "checksum",
     "cut_for",
     "exact_sums",
     "holders",

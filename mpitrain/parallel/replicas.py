@@ -1,0 +1,100 @@
+"""Whether all ranks have the same: the model, the data, and, of replicas, the weights bit by bit.
+
+Invariant: what is compared is text, a line an item, with a checksum in the place of an array; the verdict is reached by all
+ranks of the job together, so that either all raise, with the same words, or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from itertools import zip_longest
+
+import numpy as np
+
+from mpitrain.arrays import Array, namespace, row_tiles
+from mpitrain.comm import Communicator, Place
+from mpitrain.data import Dataset
+from mpitrain.nn import Model, Parameter
+
+#: Samples of a dataset that are compared, spread evenly: a text that differs anywhere is shifted from there on.
+_SAMPLES = 8
+
+
+def check_start(comm: Communicator, model: Model, datasets: Mapping[str, Dataset | None]) -> None:
+    """`ValueError` on every rank, naming one that differs, if they were not given the same model and the same data.
+
+    `datasets` holds each under what it is called.  Collective.
+    """
+    lines = [f"parameter {p.name} {p.shape}" for p in model.parameters()]
+    _check(comm, comm, lines, "every rank must build the same model")
+    lines = [line for name, data in datasets.items() if data is not None for line in _samples(name, data)]
+    advice = "every rank must read the same data: compare the files of the hosts, and for standard-library text their Python"
+    _check(comm, comm, lines, advice)
+
+
+def check_weights(place: Place, parameters: Iterable[Parameter]) -> None:
+    """`ValueError` on every rank, naming a rank and its first parameter that differs from its other replicas'.
+
+    Compared are names, shapes, dtypes, order and a checksum of `parameters`, of which every replica holds all.  Collective.
+    """
+    lines = [f"{p.name} {p.data.shape} {p.data.dtype} with checksum {checksum(p.data):016x}" for p in parameters]
+    advice = "replicas start alike and take the same steps, so one has been changed apart, or its host computes otherwise"
+    _check(place.comm, place.dp, lines, advice)
+
+
+def checksum(x: Array) -> int:
+    """A number of 64 bits that is another one if any element has another bit, or if two elements change places.
+
+    The sum of the elements' bits, each times an odd number that tells its place, modulo 2^64; one pass, on `x`'s device.
+    """
+    xp = namespace(x)
+    words = xp.ascontiguousarray(x).reshape(-1).view(f"uint{8 * x.dtype.itemsize}")
+    total = 0
+    for tile in row_tiles(words):
+        part = words[tile].astype("uint64")
+        part *= xp.arange(2 * tile.start + 1, 2 * tile.stop + 1, 2, dtype="uint64")
+        total += int(part.sum())
+    return total % 2**64
+
+
+def _samples(name: str, data: Dataset) -> list[str]:
+    """How many samples there are, and what some of them are."""
+    numbers = np.unique(np.linspace(0, len(data) - 1, min(_SAMPLES, len(data)), dtype=np.int64))
+    inputs, targets = data.batch(numbers)
+    described = [
+        f"sample {number} of the {name} ({_digest(x, y)})" for number, x, y in zip(numbers, inputs, targets, strict=True)
+    ]
+    return [f"{len(data)} samples of {name}", *described]
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    digest = blake2b(digest_size=8)
+    for array in arrays:
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _check(comm: Communicator, group: Communicator, lines: Sequence[str], advice: str) -> None:
+    """`ValueError` on every rank of `comm` if `lines` differ from those of the first rank of `group`, a part of `comm`."""
+    if comm.size == 1:
+        return
+    first, *theirs = _broadcast(group, "\n".join([str(comm.rank), *lines]), 0).split("\n")
+    differing = next(((mine, other) for mine, other in zip_longest(lines, theirs) if mine != other), None)
+    complaining = comm.allgather(np.array([differing is not None]))
+    if not complaining.any():
+        return
+    mine, other = (line or "nothing more" for line in differing or ("", ""))
+    complaint = f"rank {comm.rank} has {mine} where rank {first} has {other}; {advice}"
+    raise ValueError(_broadcast(comm, complaint, int(complaining.argmax())))
+
+
+def _broadcast(comm: Communicator, text: str, root: int) -> str:
+    """The root's text."""
+    mine = np.frombuffer(text.encode(), np.uint8).copy()
+    length = np.array([len(mine)])
+    comm.broadcast(length, root)
+    received = mine if comm.rank == root else np.empty(int(length[0]), np.uint8)
+    comm.broadcast(received, root)
+    return received.tobytes().decode()
