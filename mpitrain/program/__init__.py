@@ -12,8 +12,22 @@ from mpitrain.program.lower import (
     gather_around,
     refine,
 )
-from mpitrain.program.schedules import SCHEDULES, ScheduleFunction, gpipe, inference, one_f_one_b, schedule_named
-from mpitrain.program.simulate import Costs, Timeline, peak_activations, simulate
+from mpitrain.program.schedules import (
+    SCHEDULES,
+    ScheduleFunction,
+    automatic,
+    custom,
+    dualpipe_v,
+    gpipe,
+    inference,
+    interleaved,
+    looped_bfs,
+    one_f_one_b,
+    schedule_named,
+    zb_h1,
+    zb_v,
+)
+from mpitrain.program.simulate import Costs, Durations, Timeline, peak_activations, simulate
 from mpitrain.program.transfer import Boundary, Mail, Transfers, tag_of
 from mpitrain.program.update import Metrics, Sums, Update, plain_sums
 from mpitrain.program.validate import ProgramError, validate
@@ -25,6 +39,7 @@ __all__ = [
     "Boundary",
     "Compute",
     "Costs",
+    "Durations",
     "F",
     "Handlers",
     "Kind",
@@ -45,11 +60,16 @@ __all__ = [
     "add_transfers",
     "add_update",
     "arm_reduction",
+    "automatic",
+    "custom",
+    "dualpipe_v",
     "execute",
     "gather_after_update",
     "gather_around",
     "gpipe",
     "inference",
+    "interleaved",
+    "looped_bfs",
     "one_f_one_b",
     "owners",
     "peak_activations",
@@ -60,4 +80,6 @@ __all__ = [
     "stages_of",
     "tag_of",
     "validate",
+    "zb_h1",
+    "zb_v",
 ]

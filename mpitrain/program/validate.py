@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from mpitrain.program.action import Action, Kind, Program, owners
 from mpitrain.program.replay import SENDERS, replay, sender_of
 from mpitrain.program.simulate import HELD
-from mpitrain.program.transfer import tag_of
+from mpitrain.program.transfer import MAX_PARTS, tag_of
 
 
 class ProgramError(ValueError):
@@ -44,7 +44,7 @@ def validate(
     if limits is not None:
         _check_limits(program, limits)
     stages = len(owners(program))
-    largest = max((tag_of(a, stages) for actions in program for a in actions if a.kind in SENDERS), default=0)
+    largest = max((tag_of(a, stages, MAX_PARTS - 1) for actions in program for a in actions if a.kind in SENDERS), default=0)
     if max_tag is not None and largest > max_tag:
         raise ProgramError(
             f"the program needs message tags up to {largest} and this MPI allows {max_tag}; use fewer microbatches or stages"
