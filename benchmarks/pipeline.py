@@ -1,0 +1,415 @@
+"""The makespan of pipeline schedules over the ideal of each, and beside torch.distributed.pipelining's, with stages that sleep.
+
+Invariant: both sides run in the same MPI processes and take turns, with the same sleeps and payloads, through the executor
+that training goes through (ours: `Compute`, `Transfers`, `execute`; torch's: its stages and schedules over gloo).  A stage
+only sleeps, so more ranks than cores disturb each other as little as the machine allows, and all time over the ideal is what
+an engine costs: messages, waiting, Python.  The ideal is the schedule's own order, simulated with the same sleeps and messages
+that take no time.  With two chunks a rank, each chunk sleeps half as long.  Makespans run from a start that all ranks agree on
+to the end of the last rank, on the machine's one clock, and are medians over the rounds.
+
+torch's zero-bubble schedules put off the whole backward pass of the first stage to the time of its weights; the sleeps add up
+to the same.  ScheduleInterleavedZeroBubble with one stage a rank is its ZB-H1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import ctypes
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from report import report
+
+from mpitrain.arrays import Array, Arrays
+from mpitrain.autograd import Context, Op, Tensor
+from mpitrain.comm import Communicator, Reduction, launch
+from mpitrain.comm.start import world
+from mpitrain.nn import Module, Parameter, Sequential
+from mpitrain.nn.init import ZEROS
+from mpitrain.program import (
+    SCHEDULES,
+    Boundary,
+    Compute,
+    Costs,
+    Kind,
+    Mail,
+    Microbatch,
+    Program,
+    Schedule,
+    Transfers,
+    add_transfers,
+    automatic,
+    custom,
+    execute,
+    owners,
+    simulate,
+)
+
+#: Milliseconds of forward, input gradient, weight gradient, of all that a rank has of a microbatch.
+SLEEPS = {"20/20/20": (20, 20, 20), "20/20/10": (20, 20, 10), "10/25/15": (10, 25, 15)}
+RANKS, MICROBATCHES = (4, 8), (8, 16, 32)
+#: Elements of float32 that cross between two stages: 1 MiB.
+PAYLOAD = 1 << 18
+AUTOMATIC = "automatic"
+#: torch's class of each schedule that both sides have.
+TORCH = {
+    "gpipe": "ScheduleGPipe",
+    "1f1b": "Schedule1F1B",
+    "interleaved": "ScheduleInterleaved1F1B",
+    "looped_bfs": "ScheduleLoopedBFS",
+    "zb_h1": "ScheduleInterleavedZeroBubble",
+    "zb_v": "ScheduleZBVZeroBubble",
+    "dualpipe_v": "ScheduleDualPipeV",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One schedule of one size; `seconds` are those of forward, input gradient and weight gradient of a stage."""
+
+    ranks: int
+    schedule: str
+    sleeps: str
+    microbatches: int
+    order: Schedule
+    seconds: tuple[float, float, float]
+
+    @property
+    def owner(self) -> dict[int, int]:
+        """The rank of each stage."""
+        return owners(self.order)
+
+    @property
+    def program(self) -> Program:
+        """What the ranks do."""
+        return add_transfers(self.order)
+
+    @property
+    def ideal(self) -> float:
+        """Seconds of the makespan if nothing but the sleeps took time."""
+        forward, input_grad, weight_grad = ((part,) for part in self.seconds)
+        costs = Costs(forward=forward, input_grad=input_grad, weight_grad=weight_grad)
+        return simulate(self.program, costs).makespan
+
+
+#: Runs a pass on this rank; the sleeps are multiplied by its argument.
+Pass = Callable[[float], None]
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer", choices=["torch"], help="what to compare with")
+    parser.add_argument("--ranks", type=int, action="append", help=f"by default {RANKS}")
+    parser.add_argument("--microbatches", type=int, action="append", help=f"by default {MICROBATCHES}")
+    parser.add_argument("--schedule", choices=[*SCHEDULES, AUTOMATIC], action="append", help="by default all")
+    parser.add_argument("--sleeps", choices=list(SLEEPS), action="append", help="by default all")
+    parser.add_argument("--rounds", type=int, default=3, help="timed passes of each case")
+    parser.add_argument("--json", type=Path, help="file to write the result to")
+    parser.add_argument("--quick", action="store_true", help="2 ranks, 4 microbatches, a tenth of the sleeps, one round")
+    parser.add_argument("--rank-of", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.rank_of:
+        world().run(lambda comm: as_rank(comm, args))
+        return
+    for library in ("OPENBLAS", "OMP", "MKL"):
+        os.environ[f"{library}_NUM_THREADS"] = "1"
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    rows = []
+    for ranks in args.ranks or ((2,) if args.quick else RANKS):
+        with tempfile.TemporaryDirectory(prefix="mpitrain-benchmark-") as folder:
+            write_automatic(Path(folder), ranks, args)
+            if code := launch(ranks, [__file__, *sys.argv[1:], "--rank-of", folder]):
+                sys.exit(code)
+            rows += json.loads(Path(folder, "rows.json").read_text())
+    headline = {
+        f"worst_over_ideal_p{ranks}": max(row["ours/ideal"] for row in rows if row["ranks"] == ranks)
+        for ranks in sorted({row["ranks"] for row in rows})
+    }
+    if found := [row["ours/torch"] for row in rows if "ours/torch" in row]:
+        headline |= {"worst_over_torch": max(found), "median_over_torch": statistics.median(found)}
+    report(headline, rows, json_path=args.json)
+
+
+def sizes(args: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
+    """Schedule, sleeps and microbatches of each case that the command line asks for."""
+    for schedule in args.schedule or [*SCHEDULES, AUTOMATIC]:
+        for sleeps in args.sleeps or (["20/20/10"] if args.quick else SLEEPS):
+            for microbatches in args.microbatches or ([4] if args.quick else MICROBATCHES):
+                yield schedule, sleeps, microbatches
+
+
+def write_automatic(folder: Path, ranks: int, args: argparse.Namespace) -> None:
+    """Search once for all ranks: one stage a rank, which may hold as many activations as in ZB-H1."""
+    for schedule, sleeps, microbatches in sizes(args):
+        if schedule == AUTOMATIC:
+            forward, input_grad, weight_grad = ((part,) for part in SLEEPS[sleeps])
+            costs = Costs(forward=forward, input_grad=input_grad, weight_grad=weight_grad)
+            found = automatic(range(ranks), microbatches, costs=costs, limits=[ranks] * ranks)
+            with automatic_file(folder, sleeps, microbatches).open("w", newline="") as file:
+                csv.writer(file).writerows(found)
+
+
+def automatic_file(folder: Path, sleeps: str, microbatches: int) -> Path:
+    """Where the order that the search found is."""
+    return folder / f"{sleeps.replace('/', '-')}-{microbatches}.csv"
+
+
+def as_rank(comm: Communicator, args: argparse.Namespace) -> None:
+    """One rank's part; rank 0 writes what was found."""
+    be_punctual()
+    if args.peer:
+        join_torch(comm, args.rank_of)
+    rows = []
+    for name, sleeps, microbatches in sizes(args):
+        file = automatic_file(args.rank_of, sleeps, microbatches)
+        schedule = partial(custom, file=file) if name == AUTOMATIC else SCHEDULES[name]
+        order = schedule(comm.size, microbatches)
+        chunks = len(owners(order)) // comm.size
+        unit = chunks * (1e4 if args.quick else 1e3)
+        forward, input_grad, weight_grad = (ms / unit for ms in SLEEPS[sleeps])
+        case = Case(
+            ranks=comm.size,
+            schedule=name,
+            sleeps=sleeps,
+            microbatches=microbatches,
+            order=order,
+            seconds=(forward, input_grad, weight_grad),
+        )
+        sides = {"ours": ours(comm, case)}
+        # torch's DualPipeV asks for as many microbatches as stages
+        if args.peer and name in TORCH and (name != "dualpipe_v" or microbatches >= 2 * comm.size):
+            sides["torch"] = torch_side(comm, case)
+        measured = take_turns(comm, list(sides.values()), 1 if args.quick else args.rounds)
+        makespans = dict(zip(sides, map(statistics.median, measured), strict=True))
+        row = {"ranks": comm.size, "schedule": name, "sleeps": sleeps, "microbatches": microbatches, "ideal ms": 1e3 * case.ideal}
+        row |= {f"{side} ms": 1e3 * seconds for side, seconds in makespans.items()}
+        row |= {f"{side}/ideal": seconds / case.ideal for side, seconds in makespans.items()}
+        if "torch" in makespans:
+            row["ours/torch"] = makespans["ours"] / makespans["torch"]
+        rows.append(row)
+    if comm.rank == 0:
+        (args.rank_of / "rows.json").write_text(json.dumps(rows))
+
+
+def take_turns(comm: Communicator, sides: Sequence[Pass], rounds: int) -> list[list[float]]:
+    """Makespans of each side, the same on every rank, after a pass without sleeps in which each makes what it keeps."""
+    for side in sides:
+        comm.barrier()
+        side(0.0)
+    found: list[list[float]] = [[] for _ in sides]
+    for number in range(rounds):
+        for i in ((number + k) % len(sides) for k in range(len(sides))):
+            start = np.array([time.perf_counter() + 0.02])
+            comm.allreduce(start, Reduction.MAX)
+            time.sleep(max(0.0, start[0] - time.perf_counter()))
+            sides[i](1.0)
+            end = np.array([time.perf_counter()])
+            comm.allreduce(end, Reduction.MAX)
+            found[i].append(float(end[0] - start[0]))
+    return found
+
+
+def be_punctual() -> None:
+    """Ask Linux to end this process's sleeps on time and not up to 50 microseconds later (PR_SET_TIMERSLACK)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(29, 1)
+
+
+class Sleeping(Op):
+    """Takes time and hands on what it was given."""
+
+    def __init__(self, seconds: Sequence[float], scale: Sequence[float]) -> None:
+        self.seconds, self.scale = seconds, scale
+
+    def forward(self, x: Array, weight: Array) -> Array:
+        """`x`, later."""
+        self._sleep(0)
+        return x
+
+    def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
+        """`dy`, later."""
+        self._sleep(1)
+        return (dy,)
+
+    def weight_grad(self, dy: Array, *out: Array) -> None:
+        """Zero, later."""
+        self._sleep(2)
+        out[0].fill(0)
+
+    def _sleep(self, part: int) -> None:
+        time.sleep(self.seconds[part] * self.scale[0])
+
+
+class SleepingLayer(Module):
+    """A layer of one weight that sleeps in each of its passes, `scale[0]` times `seconds`."""
+
+    def __init__(self, seconds: Sequence[float], scale: Sequence[float]) -> None:
+        self.weight = Parameter((1,), ZEROS)
+        self.seconds, self.scale = seconds, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`, later."""
+        return Sleeping(self.seconds, self.scale)(x, weights=(self.weight,))
+
+
+class First(Op):
+    """The first element, for a loss that takes no time."""
+
+    def forward(self, x: Array) -> Array:
+        """Of shape ()."""
+        self.shape = x.shape
+        return x.reshape(-1)[0]
+
+    def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
+        """Zeros but for one."""
+        dx = np.zeros(self.shape, np.float32)
+        dx.reshape(-1)[0] = dy
+        return (dx,)
+
+
+class FirstLoss:
+    """The first element of the output as the loss."""
+
+    def __call__(self, y: Tensor, targets: Array) -> Tensor:
+        """Of shape ()."""
+        return First()(y)
+
+    def count(self, targets: Array) -> float:
+        """One a microbatch."""
+        return 1.0
+
+
+def ours(comm: Communicator, case: Case) -> Pass:
+    """This rank's part of the case by our executor."""
+    arrays, dtype, mail, scale = Arrays(), np.dtype(np.float32), Mail(), [1.0]
+    owner, actions, last = case.owner, case.program[comm.rank], len(case.owner) - 1
+    stages = {s: Sequential([SleepingLayer(case.seconds, scale)]) for s, rank in owner.items() if rank == comm.rank}
+    for stage in stages.values():
+        stage.materialize(arrays, dtype)
+    compute = Compute(stages, FirstLoss(), last, mail, arrays, dtype)
+    boundary = Boundary(shape=(PAYLOAD,), dtype=dtype)
+    transfers = Transfers(comm, owner, {stage: [boundary] for stage in owner}, mail, arrays)
+    inputs = np.ones((1, PAYLOAD), dtype) if 0 in stages else None
+    targets = np.zeros(1) if last in stages else None
+    microbatches = [Microbatch(samples=(i,), inputs=inputs, targets=targets) for i in range(case.microbatches)]
+    handlers = {
+        Kind.F: compute.forward,
+        Kind.B: compute.backward,
+        Kind.I: compute.input_grad,
+        Kind.W: compute.weight_grad,
+        Kind.RECV_F: transfers.receive,
+        Kind.SEND_F: transfers.send,
+        Kind.RECV_B: transfers.receive,
+        Kind.SEND_B: transfers.send,
+    }
+
+    def run(times: float) -> None:
+        scale[0] = times
+        compute.begin(microbatches, Context())
+        transfers.begin(actions, [1] * len(microbatches))
+        execute(actions, handlers, nullcontext, lambda: None)
+        transfers.end()
+
+    return run
+
+
+def join_torch(comm: Communicator, folder: Path) -> None:
+    """Make the ranks a process group of torch over gloo."""
+    import torch
+    from torch import distributed
+
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=comm.rank, world_size=comm.size)
+
+
+def torch_side(comm: Communicator, case: Case) -> Pass:
+    """This rank's part of the case by torch.distributed.pipelining."""
+    import torch
+    from torch.distributed import pipelining
+
+    scale = [1.0]
+
+    def sleep(part: int) -> None:
+        time.sleep(case.seconds[part] * scale[0])
+
+    class Input(torch.autograd.Function):
+        """The input's way through the layer: forward, and the gradient of the input."""
+
+        @staticmethod
+        def forward(ctx, x):  # type: ignore[no-untyped-def]  # torch's signature
+            sleep(0)
+            return x.data  # no copy, and no view: torch detaches outputs in place
+
+        @staticmethod
+        def backward(ctx, dy):  # type: ignore[no-untyped-def]
+            sleep(1)
+            return dy
+
+    class Weight(torch.autograd.Function):
+        """The weight's way, apart, so that torch can take the gradient of the weight by itself."""
+
+        @staticmethod
+        def forward(ctx, weight):  # type: ignore[no-untyped-def]
+            return weight.data
+
+        @staticmethod
+        def backward(ctx, dy):  # type: ignore[no-untyped-def]
+            sleep(2)
+            return dy
+
+    class Joined(torch.autograd.Function):
+        """Where the two meet; torch runs its backward once for the input and once for the weight."""
+
+        @staticmethod
+        def forward(ctx, x, weight):  # type: ignore[no-untyped-def]
+            return x.data  # no copy, and no view: torch detaches outputs in place
+
+        @staticmethod
+        def backward(ctx, dy):  # type: ignore[no-untyped-def]
+            return dy, dy.view(-1)[:1]
+
+    class Layer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            # the first stage's input has no gradient of its own; its backward takes as long as the others' all the same
+            x = x if x.requires_grad else x.detach().requires_grad_()
+            return Joined.apply(Input.apply(x), Weight.apply(self.weight))
+
+    stages = [
+        pipelining.PipelineStage(Layer(), stage, len(case.owner), torch.device("cpu"))
+        for stage, rank in sorted(case.owner.items())
+        if rank == comm.rank
+    ]
+    single = len(stages) == 1 and case.schedule in ("gpipe", "1f1b")
+    make = getattr(pipelining.schedules, TORCH[case.schedule])
+    schedule = make(
+        stages[0] if single else stages, case.microbatches, loss_fn=lambda y, target: y.view(-1)[0] + 0, scale_grads=False
+    )
+    inputs = (torch.ones(case.microbatches, PAYLOAD),) if case.owner[0] == comm.rank else ()
+    last = case.owner[len(case.owner) - 1] == comm.rank
+    target = torch.zeros(case.microbatches) if last else None
+
+    def run(times: float) -> None:
+        scale[0] = times
+        schedule.step(*inputs, target=target, losses=[] if last else None, return_outputs=False)
+
+    return run
+
+
+if __name__ == "__main__":
+    main()
