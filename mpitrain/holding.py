@@ -6,7 +6,7 @@ exports count nothing twice and miss nothing, whatever is replicated, tied or sh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,13 +14,13 @@ from mpitrain.arrays import Array, Arrays
 from mpitrain.comm import Place
 from mpitrain.nn import Model, Parameter, Sequential, Statistic
 from mpitrain.optim import Optimizer, OptimizerState
-from mpitrain.parallel import Zero, cut_for, holders, layer_costs, parameters_by_stage, partition, shard_of
+from mpitrain.parallel import Zero, cut_for, holders, parameters_by_stage, shard_of
 
 
 class Holding:
     """The part of `model` that belongs to the rank at `place`.
 
-    `owner` maps each stage to its rank in the pipeline; `zero` is the ZeRO level, 0 to 3.  Collective.
+    `owner` maps each stage to its rank in the pipeline, `ranges` to its layers; `zero` is the ZeRO level, 0 to 3.  Collective.
     """
 
     def __init__(
@@ -28,6 +28,7 @@ class Holding:
         model: Model,
         place: Place,
         owner: Mapping[int, int],
+        ranges: Sequence[tuple[int, int]],
         optimizer: Optimizer,
         *,
         zero: int,
@@ -36,7 +37,7 @@ class Holding:
         seed: int,
     ) -> None:
         self.model, self.owner, self.replicas = model, owner, place.dp.size
-        self.ranges = partition(layer_costs(model), len(owner))
+        self.ranges = ranges
         #: For each parameter that several ranks of a pipeline hold, those ranks.
         self.shared = holders(model, self.ranges, owner)
         self.stages = cut_for(model, self.ranges, owner, place.pp.rank)

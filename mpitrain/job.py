@@ -51,6 +51,7 @@ def planned(config: Config) -> Plan:
         sample=train.batch(np.zeros(1, np.int64))[0],
         dtype=config.run.dtype,
         zero=config.train.zero,
+        stages=config.train.stages,
     )
 
 
@@ -92,6 +93,8 @@ def run(job: Job) -> int:
         job.folder.mkdir(parents=True, exist_ok=True)
         (job.folder / "config.toml").write_text(dump(config))
         _say(f"{config.run.name}: {trainer.model.size:,} parameters, {trainer.mesh.layout}, {_arrays(trainer)}")
+        if len(trainer.placement.ranges) > 1:
+            _say(str(trainer.placement))
         _say(f"going on from {job.resumed}" if job.resumed else f"writing to {job.folder}")
         watchers = [
             Progress(bar=trainer.has_terminal, unit=_unit(trainer), accuracy=trainer.classifies),

@@ -48,7 +48,9 @@ def self_check(worker: Worker) -> Difference | None:
         return None
     # Batch norm's moments are of one replica's microbatch, or of all the replicas' together.
     joined = 1 if worker.settings.sync_batch_norm else worker.place.dp.size
-    settings = replace(worker.settings, microbatches=worker.settings.microbatches * joined, zero=0)
+    settings = replace(
+        worker.settings, microbatches=worker.settings.microbatches * joined, zero=0, stages="parameters", memory_gib=None
+    )
     mesh = Mesh(local(1), Layout())
 
     def alone(comm: Communicator) -> tuple[float, dict[str, np.ndarray]]:

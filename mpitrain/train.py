@@ -22,7 +22,7 @@ from mpitrain.data import Dataset, TokenDataset, check_vocab
 from mpitrain.nn import Classification, Model
 from mpitrain.observe import Progress, Spent, StepReport, TraceFile, Tracing
 from mpitrain.optim import Optimizer
-from mpitrain.parallel import Compressor, check_start, check_weights
+from mpitrain.parallel import Compressor, Placement, Stages, check_start, check_weights
 from mpitrain.program import Metrics, schedule_named
 from mpitrain.selfcheck import Difference
 from mpitrain.worker import Settings, Worker
@@ -34,13 +34,14 @@ class Trainer:
     """Trains `model` on `data` over the ranks of `mesh`.
 
     `batch` samples a step (by default one for each microbatch) are dealt to dp replicas, each running `microbatches` of them
-    through its pipeline by `schedule` (`"gpipe"` or `"1f1b"`).  `clip` bounds the norm of the mean gradient, and
-    `clip_value` then each of its elements; `sync_batch_norm` takes batch norm's moments over all replicas; with `overlap`,
-    gradients are summed over the replicas while backward still runs, and by a `compression` (`parallel.PowerSGD(rank=4)`) with
-    fewer bytes.  `reproducible` makes every layout of the same dp x microbatches give the same bits; see
-    `mpitrain.parallel.reproducible`.  `arrays` is `"numpy"`, `"cupy"` or `None` for CuPy where it finds a GPU.  An action that
-    takes longer than `timeout_s` ends the job and says who waits for what.  Every rank constructs it with the same arguments
-    and calls the same methods.  `ValueError`, before any training, where the arguments do not fit together.
+    through its pipeline by `schedule` (`"gpipe"` or `"1f1b"`). `clip` bounds the norm of the mean gradient, and `clip_value`
+    then each of its elements; `sync_batch_norm` takes batch norm's moments over all replicas; with `overlap`, gradients are
+    summed over the replicas while backward still runs, and by a `compression` (`parallel.PowerSGD(rank=4)`) with fewer bytes.
+    `stages` says which layers make which stage: `"parameters"`, `"auto"` (by measured time, no rank holding more than
+    `memory_gib`), or the number of layers of each. `reproducible` makes every layout of the same dp x microbatches give the
+    same bits; see `mpitrain.parallel.reproducible`. `arrays` is `"numpy"`, `"cupy"` or `None` for CuPy where it finds a GPU. An
+    action that takes longer than `timeout_s` ends the job and says who waits for what. Every rank constructs it with the same
+    arguments and calls the same methods. `ValueError`, before any training, where the arguments do not fit together.
 
     What the ranks were given, model and data, is compared here; with `debug`, replicas compare their weights too, before the
     first step of a `fit`, every `check_every` steps and after the last.
@@ -64,6 +65,8 @@ class Trainer:
         overlap: bool = True,
         sync_batch_norm: bool = False,
         zero: int = 0,
+        stages: Stages = "parameters",
+        memory_gib: float | None = None,
         compression: Compressor | None = None,
         reproducible: bool = False,
         debug: bool = False,
@@ -82,6 +85,8 @@ class Trainer:
             overlap=overlap,
             sync_batch_norm=sync_batch_norm,
             zero=zero,
+            stages=stages,
+            memory_gib=memory_gib,
             compression=compression,
             reproducible=reproducible,
         )
@@ -112,6 +117,11 @@ class Trainer:
     def classifies(self) -> bool:
         """Whether evaluations have an accuracy."""
         return isinstance(self.model.loss, Classification)
+
+    @property
+    def placement(self) -> Placement:
+        """Which layers make which stage."""
+        return next(iter(self.workers.values())).placement
 
     @property
     def has_terminal(self) -> bool:

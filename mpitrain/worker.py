@@ -25,8 +25,10 @@ from mpitrain.parallel import (
     Compressor,
     DataParallel,
     ExactGradients,
+    Stages,
     TiedWeights,
     agree_on_boundaries,
+    check_stages,
     exact_sums,
     kept_bucket,
     passing_bucket,
@@ -60,6 +62,7 @@ from mpitrain.program import (
     refine,
     validate,
 )
+from mpitrain.stages import choose_stages
 
 #: Bytes of gradients in one message.
 BUCKET_BYTES = 1 << 22
@@ -86,12 +89,21 @@ class Settings:
     sync_batch_norm: bool = False
     #: What the replicas share out (ZeRO): 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.
     zero: int = 0
+    #: Which layers make which stage: "parameters", "auto" (by measured time), or the number of layers of each.
+    stages: Stages = "parameters"
+    #: With "auto": most GiB that a rank may hold.
+    memory_gib: float | None = None
     #: How gradients are summed with fewer bytes, if they are.
     compression: Compressor | None = None
     #: Whether every layout of the same microbatches gives the same bits.
     reproducible: bool = False
 
     def __post_init__(self) -> None:
+        check_stages(self.stages)
+        if self.memory_gib is not None and self.stages != "auto":
+            raise ValueError(
+                f"memory_gib = {self.memory_gib:g} limits stages = auto, and stages = {self.stages}; leave one out"
+            )
         clashing = {"zero": self.zero, "sync_batch_norm": self.sync_batch_norm, "compression": self.compression}
         found = [name for name, value in clashing.items() if self.reproducible and value]
         if found:
@@ -127,10 +139,20 @@ class Worker:
         #: Called around each action, to name one that never returns.
         self.watch: Watch = nullcontext
         self.measured: list[Measured] = []
-        self.owner = owners(self._schedule(settings.microbatches))
+        schedule = settings.schedule(place.layout.pp, settings.microbatches)
+        #: Which layers make which stage.
+        self.placement = choose_stages(
+            settings.stages, model, schedule, place, data, -(-settings.batch // (place.layout.dp * settings.microbatches)),
+            arrays, self.dtype, optimizer=optimizer, zero=settings.zero, memory_gib=settings.memory_gib,
+        )  # fmt: skip
+        # Where weights come and go stage by stage, each layer is one.
+        fine, ranges = settings.zero == 3, self.placement.ranges
+        self.parts = [stop - start if fine else 1 for start, stop in ranges]
+        ranges = [(i, i + 1) for i in range(len(model.layers))] if fine else ranges
+        self.owner = owners(refine(schedule, self.parts))
         self.last_stage = len(self.owner) - 1
         self.holding = Holding(
-            model, place, self.owner, optimizer, zero=settings.zero, arrays=arrays, dtype=self.dtype, seed=settings.seed
+            model, place, self.owner, ranges, optimizer, zero=settings.zero, arrays=arrays, dtype=self.dtype, seed=settings.seed
         )
         self.stages = self.holding.stages
         if settings.sync_batch_norm:
@@ -280,13 +302,7 @@ class Worker:
             self.advance.append(zero.advance)
 
     def _schedule(self, microbatches: int) -> Schedule:
-        return self._refined(self.settings.schedule(self.place.layout.pp, microbatches))
-
-    def _refined(self, schedule: Schedule) -> Schedule:
-        """The schedule, with each stage cut into one for about every layer where weights come and go stage by stage."""
-        if self.settings.zero < 3:
-            return schedule
-        return refine(schedule, max(1, len(self.model.layers) // len(owners(schedule))))
+        return refine(self.settings.schedule(self.place.layout.pp, microbatches), self.parts)
 
     def _ready(self, program: Program, *, backward: bool = True) -> list[Action]:
         """This rank's part of `program`, once it is proven."""

@@ -6,10 +6,10 @@ Invariant: two runs of one configuration do the same; what differs between machi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge, Le
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from mpitrain.arrays import float_dtype
 from mpitrain.config.compression import CompressionSection, NoCompressionSection
@@ -18,6 +18,7 @@ from mpitrain.config.model import ModelSection
 from mpitrain.config.optimizer import ConstantSection, OptimizerSection, ScheduleSection
 from mpitrain.config.section import Count, NotNegative, Positive, Section
 from mpitrain.optim import Optimizer
+from mpitrain.parallel import check_stages
 from mpitrain.program import schedule_named
 
 
@@ -29,6 +30,11 @@ def _dtype(name: str) -> str:
 def _schedule(name: str) -> str:
     schedule_named(name)
     return name
+
+
+def _stages(stages: Any) -> Any:
+    check_stages(stages)
+    return tuple(stages) if isinstance(stages, list) else stages
 
 
 class RunSection(Section):
@@ -78,6 +84,10 @@ class TrainSection(Section):
     """What replicas share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
     overlap: bool = True
     """Whether gradients are summed over the replicas while backward still runs."""
+    stages: Annotated[str | tuple[int, ...], BeforeValidator(_stages)] = "parameters"
+    """Which layers make which stage: parameters, auto (by measured time), or a list of the number of layers of each."""
+    memory_gib: Positive | None = None
+    """With stages = "auto": most GiB that a rank may hold."""
     sync_batch_norm: bool = False
     """Whether batch norm takes its moments over all replicas, not over each one's microbatch."""
     reproducible: bool = False

@@ -16,6 +16,15 @@ from mpitrain.parallel.compression import (
 from mpitrain.parallel.data import DataParallel, Exchange, sum_over
 from mpitrain.parallel.partition import layer_costs, partition
 from mpitrain.parallel.pipeline import agree_on_boundaries, cut_for, parameters_by_stage
+from mpitrain.parallel.placement import (
+    Placement,
+    Stages,
+    check_stages,
+    place_by_hand,
+    place_by_parameters,
+    place_by_time,
+)
+from mpitrain.parallel.profile import LayerProfile, profile_layers
 from mpitrain.parallel.replicas import check_start, check_weights, checksum
 from mpitrain.parallel.reproducible import ExactGradients, exact_sums
 from mpitrain.parallel.rows import shard_of
@@ -33,15 +42,19 @@ __all__ = [
     "DataParallel",
     "ExactGradients",
     "Exchange",
+    "LayerProfile",
+    "Placement",
     "PowerSGD",
     "RandomK",
     "Remembered",
     "Sign",
+    "Stages",
     "SyncBatchNorm2d",
     "TiedWeights",
     "TopK",
     "Zero",
     "agree_on_boundaries",
+    "check_stages",
     "check_start",
     "check_weights",
     "checksum",
@@ -53,6 +66,10 @@ __all__ = [
     "parameters_by_stage",
     "partition",
     "passing_bucket",
+    "place_by_hand",
+    "place_by_parameters",
+    "place_by_time",
+    "profile_layers",
     "shard_of",
     "sum_over",
     "sync_batch_norm",

@@ -14,7 +14,7 @@ from mpitrain.arrays import float_dtype
 from mpitrain.comm import Layout
 from mpitrain.nn import Model
 from mpitrain.optim import Optimizer
-from mpitrain.parallel import cut_for, layer_costs, parameters_by_stage, partition
+from mpitrain.parallel import Stages, cut_for, layer_costs, parameters_by_stage, place_by_hand, place_by_parameters
 from mpitrain.plan.activations import saved_bytes
 from mpitrain.program import Costs, ScheduleFunction, add_transfers, owners, simulate
 
@@ -67,15 +67,17 @@ class Plan:
 def plan(
     model: Model, optimizer: Optimizer, layout: Layout, schedule: ScheduleFunction, *,
     microbatches: int, batch: int, sample: np.ndarray, dtype: str = "float32", zero: int = 0,
+    stages: Stages = "parameters",
 ) -> Plan:  # fmt: skip
-    """Plan a job; `sample` is a model input with a sample dim of 1, `zero` the ZeRO level (see `mpitrain.parallel.zero`).
+    """Plan a job; `sample` is a model input with a sample dim of 1, `zero` the ZeRO level (see `mpitrain.parallel.zero`),
+    `stages` which layers make which stage.  What "auto" will find at start-up is not known here: the plan goes by parameters.
 
     `ValueError` where the parts do not fit together.
     """
     actions = schedule(layout.pp, microbatches)
     owner = owners(actions)
-    costs = layer_costs(model)
-    ranges = partition(costs, len(owner))
+    count, costs = len(owner), layer_costs(model)
+    ranges = (place_by_parameters(model, count) if isinstance(stages, str) else place_by_hand(model, stages, count)).ranges
     by_stage = [sum(costs[start:stop]) for start, stop in ranges]
     timeline = simulate(add_transfers(actions), Costs(forward=by_stage, input_grad=by_stage, weight_grad=by_stage))
     kept = saved_bytes(model, sample)

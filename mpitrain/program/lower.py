@@ -6,6 +6,7 @@ Invariant: a pass only inserts actions; those that were there keep their order.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from itertools import accumulate
 
 from mpitrain.program.action import Action, Kind, Program, Schedule, owners, stages_of
 
@@ -40,11 +41,12 @@ def add_transfers(schedule: Schedule) -> Program:
     return _expand(schedule, transfers)
 
 
-def refine(schedule: Schedule, parts: int) -> Schedule:
-    """Cut every stage into `parts` of its own, run in turn where the stage was: forward in order, backward in reverse."""
+def refine(schedule: Schedule, parts: Sequence[int]) -> Schedule:
+    """Cut stage s into `parts[s]` of its own, run in turn where the stage was: forward in order, backward in reverse."""
+    first = list(accumulate(parts, initial=0))
 
     def pieces(rank: int, action: Action) -> list[Action]:
-        stages = range(action.stage * parts, (action.stage + 1) * parts)
+        stages = range(first[action.stage], first[action.stage + 1])
         return [
             Action(action.kind, stage, action.microbatch) for stage in (stages if action.kind is Kind.F else reversed(stages))
         ]

@@ -1,0 +1,31 @@
+"""`likeness`: what a module is, but for its name and the values of its parameters.
+
+Invariant: two modules of one likeness do the same work on inputs of one shape and dtype, so that it need be measured only once;
+where that cannot be seen, they are unlike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from mpitrain.nn.module import Module
+from mpitrain.nn.parameter import Parameter
+
+
+def likeness(module: Module) -> tuple[object, ...]:
+    """A value that is equal for modules that are alike."""
+    return tuple((path, type(part), *_settings(part)) for path, part in module.modules())
+
+
+def _settings(module: Module) -> list[tuple[object, ...]]:
+    """What the attributes of a module say, its name and its inner modules aside."""
+    inner = {key.partition(".")[0] for key, child in module.children() if isinstance(child, Module)}
+    return [(key, _said(value)) for key, value in vars(module).items() if key != "name" and key not in inner]
+
+
+def _said(value: object) -> object:
+    if isinstance(value, Parameter):
+        return value.shape
+    if isinstance(value, tuple):
+        return tuple(map(_said, value))
+    return value if isinstance(value, Hashable) else object()  # like nothing else
