@@ -9,8 +9,8 @@ share the parameter, before they are rounded back, once.  Losses and squared nor
 parameter, are summed exactly too, so loss, clipping and the optimizer's step, which sees whole parameters, follow bit by bit.
 
 That holds between processors and library versions as far as these give the same bits for one call; the number of threads of the
-linear algebra library has to be the same.  It costs 16 bytes a parameter, a pass over each contribution, and on the wire of
-n parameters of 4 bytes (16 + 4) n (p-1)/p instead of 8 n (p-1)/p.
+linear algebra library has to be the same.  It costs 16 bytes a parameter, a pass over each contribution, and on the wire, for
+n parameters of 4 bytes, (8 + 4) n (p-1)/p, or (16 + 4) n (p-1)/p where gradients are large, instead of (4 + 4) n (p-1)/p.
 """
 
 from __future__ import annotations
@@ -25,7 +25,18 @@ from mpitrain.autograd import Weight
 from mpitrain.comm import Collective, Communicator, Reduction, finish
 from mpitrain.comm.allreduce import ring
 from mpitrain.data import split
-from mpitrain.kernels.exact_sum import LIMIT, MAX_ADDENDS, exact_zeros, fold, from_exact, restore, to_exact
+from mpitrain.kernels.exact_sum import (
+    LIMIT,
+    MAX_ADDENDS,
+    NARROW,
+    carry,
+    exact_zeros,
+    fold,
+    from_exact,
+    narrow,
+    restore,
+    to_exact,
+)
 from mpitrain.nn import Parameter
 from mpitrain.parallel.buckets import Bucket
 from mpitrain.parallel.rows import gather_rows, reduce_rows, rows_of
@@ -40,6 +51,10 @@ class _Total:
     sum: Array
     peak: Array
     addends: int = 0
+
+    def words(self) -> Array:
+        """What has to be summed over ranks, once they agree on `peak` and `addends`: lo, and hi if it is needed."""
+        return narrow(self.sum) if float(self.peak) * self.addends < NARROW else carry(self.sum)
 
 
 class ExactGradients:
@@ -59,16 +74,16 @@ class ExactGradients:
         totals = {p: self.totals[p] for p in bucket.parameters}
         yield from _agree(self.replicas, totals, tag)
         for total in (total for p, total in totals.items() if p in self.shared):
-            yield from ring(self.replicas, total.sum.reshape(-1), tag=tag)
+            yield from ring(self.replicas, total.words().reshape(-1), tag=tag)
         alone = {p: total for p, total in totals.items() if p not in self.shared}
         grads = [p.settled_grad().reshape(-1) for p in alone]
         # Each replica sums, and rounds, a part of every total; what then goes round is floats.
-        mine = [total.sum[:, slice(*split(grad.size, size)[rank])] for total, grad in zip(alone.values(), grads, strict=True)]
         if size > 1 and alone:
-            limbs = [limb for total in alone.values() for limb in total.sum]
-            yield from reduce_rows(self.replicas, limbs, [limb for part in mine for limb in part], tag, add=False)
-        for total, part, grad in zip(alone.values(), mine, grads, strict=True):
-            _round(total, part, rows_of(grad, size, rank))
+            words = [row for total in alone.values() for row in total.words()]
+            yield from reduce_rows(self.replicas, words, [rows_of(row, size, rank) for row in words], tag, add=False)
+        for total, grad in zip(alone.values(), grads, strict=True):
+            mine = slice(*split(grad.size, size)[rank])
+            _round(total, total.sum[:, mine], grad[mine])
         if size > 1 and alone:
             yield from gather_rows(self.replicas, grads, tag)
 
@@ -77,7 +92,7 @@ class ExactGradients:
         for parameter, group in self.tied.joins[action.stage]:
             total = self.totals[parameter]
             finish(_agree(group, {parameter: total}, tag=0))
-            group.allreduce(total.sum)
+            group.allreduce(total.words())
             _round(total, total.sum, parameter.settled_grad().reshape(-1))
 
     def _fold(self, weight: Weight) -> None:

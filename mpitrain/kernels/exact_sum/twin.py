@@ -1,21 +1,24 @@
 """Sums of float arrays as integers on a fixed grid: each addend is rounded once, by itself, and the sum of those is exact.
 
-Invariant: a total is a pair of integers (hi, lo) for each element and stands for hi 2⁻²⁰ + lo 2⁻⁶⁴.  Integers add without
+Invariant: a total is a pair of integers (hi, lo) for each element and stands for hi 2⁻¹² + lo 2⁻⁵⁶.  Integers add without
 rounding, so totals of the same addends, in any order, grouping and place, stand for the same number; `restore` depends on that
 number alone.  The idea is Demmel and Nguyen 2013, "Fast reproducible floating-point summation", with bins that never move.
 
-Proof.  Let x be finite with |x| < 2²⁴ = `LIMIT`; float16, bfloat16 and float32 are float64 exactly.  `fold` computes in float64
+Proof.  Let x be finite with |x| < 2³² = `LIMIT`; float16, bfloat16 and float32 are float64 exactly.  `fold` computes in float64
 
-    s = 2²⁰ x             exact: a power of two;      |s| < 2⁴⁴
+    s = 2¹² x             exact: a power of two;      |s| < 2⁴⁴
     h = rint(s)           exact: an integer;          |h| ≤ 2⁴⁴
     r = s - h             exact: |r| ≤ ½, and a multiple of the last bit of s, so it has no more bits than s
     l = rint(2⁴⁴ r)       the one rounding;           |l| ≤ 2⁴³, |2⁴⁴ r - l| ≤ ½
 
-so an addend enters as h 2⁻²⁰ + l 2⁻⁶⁴, off by at most 2⁻⁶⁵, half of `RESOLUTION`; not at all if its last bit is worth 2⁻⁶⁴ or
-more, which holds for every float32 with |x| ≥ 2⁻⁴¹ ≈ 4.5e-13 and every float64 with |x| ≥ 2⁻¹².  With at most 2¹⁸ =
+so an addend enters as h 2⁻¹² + l 2⁻⁵⁶, off by at most 2⁻⁵⁷, half of `RESOLUTION`; not at all if its last bit is worth 2⁻⁵⁶ or
+more, which holds for every float32 with |x| ≥ 2⁻³³ ≈ 1.2e-10 and every float64 with |x| ≥ 2⁻⁴.  With at most 2¹⁸ =
 `MAX_ADDENDS` addends |hi| ≤ 2⁶² and |lo| ≤ 2⁶¹: int64 does not overflow, whatever the order.  `restore` carries, so that
--2⁴³ ≤ lo < 2⁴³; a number has one such pair.  Then hi + lo 2⁻⁴⁴ in float64 is the correctly rounded total while |total| < 2³³
+-2⁴³ ≤ lo < 2⁴³; a number has one such pair.  Then hi + lo 2⁻⁴⁴ in float64 is the correctly rounded total while |total| < 2⁴¹
 (hi and lo are exact there) and within one more rounding beyond; it is then rounded to the wanted type.
+
+A total of addends whose magnitudes add up to less than 2⁶ = `NARROW` fits into lo alone: |hi 2⁴⁴ + lo| ≤ 2⁶² + 2¹⁷.  So does
+the sum of several totals, if the magnitudes of all their addends do; `narrow` halves what then travels, and changes no number.
 
 What lies outside is not summed wrongly in silence: `peak` keeps the largest |x| that came in, NaN if one was.
 """
@@ -27,13 +30,15 @@ import numpy as np
 from mpitrain.arrays import Array, empty_beside, namespace, row_tiles
 
 #: Addends have to be smaller.
-LIMIT = 2.0**24
+LIMIT = 2.0**32
 #: Distance of the numbers that a total can stand for.
-RESOLUTION = 2.0**-64
+RESOLUTION = 2.0**-56
 #: Addends of one total, over all ranks.
 MAX_ADDENDS = 2**18
+#: Sums whose addends' magnitudes add up to less fit into one integer.
+NARROW = 2.0**6
 
-_COARSE_BITS, _FINE_BITS = 20, 44
+_COARSE_BITS, _FINE_BITS = 12, 44
 
 
 def exact_zeros(x: Array) -> Array:
@@ -62,16 +67,37 @@ def fold(x: Array, total: Array, peak: Array) -> None:
             lo += xp.rint(s, out=s).astype(np.int64)
 
 
+def narrow(total: Array) -> Array:
+    """Bring `total` into its lo, leaving hi zero; the lo, shape (1, n).  Magnitudes add up to less than `NARROW`."""
+    for tile in row_tiles(total[0]):
+        hi, lo = total[:, tile]
+        hi <<= _FINE_BITS
+        lo += hi
+        hi.fill(0)
+    return total[1:]
+
+
+def carry(total: Array) -> Array:
+    """Bring lo, which may have been all of it, back to -2⁴³ ≤ lo < 2⁴³; `total`."""
+    for tile in row_tiles(total[0]):
+        _carry(*total[:, tile])
+    return total
+
+
 def restore(total: Array, out: Array) -> None:
     """Write the number that `total` stands for, rounded to its type, into the flat array `out`; `total` is carried."""
     for tile in row_tiles(total[0]):
         hi, lo = total[:, tile]
-        carry = lo + (1 << (_FINE_BITS - 1))
-        carry >>= _FINE_BITS
-        hi += carry
-        carry <<= _FINE_BITS
-        lo -= carry
+        _carry(hi, lo)
         x = lo * 2.0**-_FINE_BITS
         x += hi
         x *= 2.0**-_COARSE_BITS
         out[tile] = x
+
+
+def _carry(hi: Array, lo: Array) -> None:
+    over = lo + (1 << (_FINE_BITS - 1))
+    over >>= _FINE_BITS
+    hi += over
+    over <<= _FINE_BITS
+    lo -= over
