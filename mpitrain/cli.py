@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         drawn.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to write it (default: in the run's folder)")
 
     doctor = verbs.add_parser("doctor", help="look at MPI, arrays and this machine; exit code 1 on a problem")
+    doctor.add_argument("--comm", action="store_true", help="measure the collectives too; under mpirun, srun or `mpitrain run`")
     doctor.set_defaults(verb=_doctor)
 
     recipes = verbs.add_parser("recipes", help="list the recipes")
@@ -148,7 +149,7 @@ def _run_folder(name: str) -> Path:
 def _doctor(options: argparse.Namespace) -> int:
     from mpitrain.observe.doctor import doctor
 
-    return doctor()
+    return doctor(comm=options.comm)
 
 
 def _recipes(options: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ import numpy as np
 from mpitrain.arrays import BFLOAT16, choose
 from mpitrain.comm import Communicator, world
 from mpitrain.comm.launch import find_launcher
+from mpitrain.observe.communication import communication
 
 _PACKAGES = ("mpitrain", "numpy", "mpi4py", "ml_dtypes", "safetensors", "openmpi", "mpich", "cupy-cuda12x", "cupy-cuda13x")
 
@@ -38,14 +39,19 @@ class Finding:
         return f"{mark:<9}{self.name:<18}{self.found}" + (f"\n{'':27}{self.advice}" if self.advice else "")
 
 
-def doctor(environment: Mapping[str, str] = os.environ) -> int:
-    """Print the findings on rank 0 and return 0; `SystemExit` with a sentence (exit code 1) if there is a problem."""
+def doctor(environment: Mapping[str, str] = os.environ, *, comm: bool = False) -> int:
+    """Print the findings on rank 0 and return 0; `SystemExit` with a sentence (exit code 1) if there is a problem.
+
+    With `comm`, measure the collectives too.
+    """
     findings, rank = diagnose(environment)
     if rank == 0:
         print("\n".join(map(str, findings)), flush=True)
     problems = sum(finding.problem for finding in findings)
     if problems:
         raise SystemExit(f"mpitrain doctor: {problems} problem{'s' * (problems > 1)} found")
+    if comm:
+        world(environment).run(_print_communication)
     return 0
 
 
@@ -81,6 +87,12 @@ def merge(ranks: list[list[Finding]]) -> list[Finding]:
                 )
             )
     return merged
+
+
+def _print_communication(comm: Communicator) -> None:
+    for line in communication(comm):
+        if comm.rank == 0:
+            print(line, flush=True)
 
 
 def _merged(comm: Communicator, environment: Mapping[str, str]) -> list[Finding]:

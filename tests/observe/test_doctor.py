@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 
+from mpitrain.comm import local
+from mpitrain.observe.communication import communication
 from mpitrain.observe.doctor import Finding, merge
 
 ALONE = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMI", "SLURM", "MV2_"))}
@@ -56,6 +59,30 @@ def test_ranks_agree_on_what_they_find(comm, capsys):
         assert out.count("16-bit sums") == 1
     else:
         assert out == ""
+
+
+@pytest.mark.mpi(2)
+def test_collectives_are_measured_on_demand(comm, capsys):
+    from mpitrain.observe.doctor import doctor
+
+    assert doctor({**os.environ, "MPITRAIN_ARRAYS": "numpy"}, comm=True) == 0
+    out = capsys.readouterr().out
+    if comm.rank > 0:
+        assert out == ""
+        return
+    for name in ("broadcast", "allgather", "allreduce native, request", "allreduce ring", "allreduce hierarchical"):
+        (line,) = [line for line in out.splitlines() if line.startswith(f"{name} ")]
+        times = [float(time) for time in re.findall(r"([\d.]+) \(", line)]
+        assert len(times) == 5
+        assert 0 < times[0] < times[-1]  # 16 MiB take longer than 8 bytes
+    assert re.search(r"message: α [\d.e+]+ µs, β [\d.e-]+ ns/byte", out)  # noqa: RUF001  # the field's letters
+    assert re.search(r"while backward runs: allreduce over 2 ranks: (ring|halving|hierarchical), in buckets of [\d.]+ MiB", out)
+
+
+def test_one_rank_has_nobody_to_measure():
+    assert list(*local(1).run(lambda comm: list(communication(comm)))) == [
+        "one rank communicates with nobody; start more: mpitrain run -n 2 doctor --comm"
+    ]
 
 
 def test_what_ranks_differ_in_names_the_ranks():
