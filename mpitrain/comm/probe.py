@@ -42,9 +42,9 @@ def measure(comm: Communicator, native: Algorithm[Communicator], hierarchical: H
         yield leaving
         ends.reverse()  # what is sent is what was written last, as in an algorithm
 
-    exchange = fit(SIZES, [_least(comm, partial(_run, message, n)) for n in SIZES])
-    whole = fit(SIZES, [_least(comm, partial(_run, native, comm, x[: n // 4])) for n in SIZES])
-    gamma = _least(comm, partial(np.add, x, y, out=x)) / x.nbytes
+    exchange = fit(SIZES, [least_seconds(comm, partial(_run, message, n)) for n in SIZES])
+    whole = fit(SIZES, [least_seconds(comm, partial(_run, native, comm, x[: n // 4])) for n in SIZES])
+    gamma = least_seconds(comm, partial(np.add, x, y, out=x)) / x.nbytes
     if hierarchical is None:
         return Constants(p=comm.size, message=exchange, native=whole, gamma=gamma)
     host, leaders = hierarchical.host, hierarchical.leaders
@@ -53,7 +53,7 @@ def measure(comm: Communicator, native: Algorithm[Communicator], hierarchical: H
     most, hosts = sizes.tolist()
     within = Hierarchical(host, host)
     shared = within.memory(largest, np.float32)
-    total = _least(comm, partial(_run, within, host, shared))
+    total = least_seconds(comm, partial(_run, within, host, shared))
     # Each rank of a host combines one share of as many as it has ranks, reading all of them.
     sigma = max(total - 2 * (most - 1).bit_length() * exchange.alpha, total / 2) / shared.nbytes
     return Constants(
@@ -72,8 +72,8 @@ def _run(algorithm: Callable[..., Collective], *arguments: object) -> None:
     finish(algorithm(*arguments))
 
 
-def _least(comm: Communicator, call: Callable[[], object]) -> float:
-    """The least seconds of some calls, on the rank where that is the most."""
+def least_seconds(comm: Communicator, call: Callable[[], object]) -> float:
+    """The least seconds of some calls, each on its slowest rank.  Collective."""
     call()
     comm.barrier()
     found: list[float] = []

@@ -7,12 +7,11 @@ are more than two ranks: a run that has to repeat bit for bit names its algorith
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import cached_property
 
 import numpy as np
 
 from mpitrain.arrays import Array, Arrays
-from mpitrain.comm.allreduce.cost import COSTS, Constants, bucket_bytes, choose
+from mpitrain.comm.allreduce.cost import COSTS, bucket_bytes, choose
 from mpitrain.comm.allreduce.halving import halving
 from mpitrain.comm.allreduce.hierarchical import Hierarchical
 from mpitrain.comm.allreduce.native import native, native_by_request
@@ -22,8 +21,8 @@ from mpitrain.comm.collective import Collective
 from mpitrain.comm.communicator import Communicator, Reduction
 from mpitrain.comm.probe import measure
 
-#: Where time cannot be measured, or need not be.
-DEFAULT, DEFAULT_BUCKET_BYTES = "ring", 1 << 22
+#: Where time cannot be measured.
+DEFAULT = "ring"
 
 
 def allreduce_named(name: str) -> str:
@@ -36,32 +35,30 @@ def allreduce_named(name: str) -> str:
 class Allreduce:
     """Combines flat arrays over all ranks of `comm`, in place.
 
-    `name` is an algorithm's, or `"auto"` for the fastest by measurement.  `overlapped` says that other work goes on meanwhile,
-    `bucket_mib` overrides the bucket size that follows from the measurement.  Collective; takes some milliseconds.
-    `ValueError` if there is no such algorithm, or if it cannot run here.
+    `name` is an algorithm's, or `"auto"` for the fastest by measurement.  `overlapped` says that other work goes on meanwhile.
+    Collective; takes some milliseconds.  `ValueError` if there is no such algorithm, or if it cannot run here.
     """
 
-    def __init__(
-        self, comm: Communicator, name: str = "auto", *, overlapped: bool = True, bucket_mib: float | None = None
-    ) -> None:
-        self.comm, self.name = comm, allreduce_named(name)
+    def __init__(self, comm: Communicator, name: str = "auto", *, overlapped: bool = True) -> None:
+        measured = comm.timed and comm.size > 1
+        name = DEFAULT if allreduce_named(name) == "auto" and not measured else name
+        self.comm = comm
         self.algorithms: dict[str, Algorithm[Communicator]] = {
             "native": native_by_request if overlapped else native,
             "ring": ring,
             "halving": halving,
         }
-        self.constants: Constants | None = None
-        guessed = name == "auto" and not comm.timed
-        hierarchical = self._hierarchical(required=name == "hierarchical") if comm.size > 1 and not guessed else None
-        if hierarchical is not None:
-            self.algorithms["hierarchical"] = hierarchical
-        self._shared = hierarchical
-        if comm.size > 1 and comm.timed:
-            self.constants = measure(comm, self.algorithms["native"], hierarchical)
-        #: What is chosen from.
-        self.among: Collection[str] = [DEFAULT if guessed else name] if guessed or name != "auto" else list(self.algorithms)
-        measured = bucket_bytes(self.constants, self.among) if self.constants else DEFAULT_BUCKET_BYTES
-        self.bucket_bytes = measured if bucket_mib is None else int(bucket_mib * 2**20)
+        self._shared = self._hierarchical(required=name == "hierarchical") if name in ("auto", "hierarchical") else None
+        if self._shared is not None:
+            self.algorithms["hierarchical"] = self._shared
+        self.constants = measure(comm, self.algorithms["native"], self._shared) if measured else None
+        #: What is chosen from.  Unasked, no request of MPI's own: it has no tag, and where a rank left out an array, as it must
+        #: not, that rank's next would be added to the others' this one without a word.
+        self.among: Collection[str] = [name]
+        if name == "auto":
+            self.among = [found for found in self.algorithms if found != "native" or not overlapped]
+        #: The size of array for which latency matters little; `None` if it was not measured.
+        self.bucket_bytes = bucket_bytes(self.constants, self.among) if self.constants else None
 
     def choice(self, nbytes: int) -> str:
         """The name of the algorithm for an array of `nbytes`."""
@@ -77,14 +74,12 @@ class Allreduce:
             return self._shared.memory(count, dtype)
         return arrays.zeros((count,), dtype)
 
-    @cached_property
-    def explanation(self) -> str:
-        """The choice, and why, in one line."""
-        chosen = self.choice(self.bucket_bytes)
-        line = f"allreduce over {self.comm.size} ranks: {chosen}, in buckets of {self.bucket_bytes / 2**20:.3g} MiB"
+    def explain(self, nbytes: int) -> str:
+        """What is chosen for buckets of `nbytes`, and why, in one line."""
+        line = f"allreduce over {self.comm.size} ranks: {self.choice(nbytes)}, in buckets of {nbytes / 2**20:.3g} MiB"
         if self.constants is None:
             return line
-        costs = {name: COSTS[name](self.constants, self.bucket_bytes) for name in self.algorithms}
+        costs = {name: COSTS[name](self.constants, nbytes) for name in self.algorithms}
         told = ", ".join(f"{name} {1e3 * cost:.3g}" for name, cost in costs.items())
         message = self.constants.message
         network = f"latency {1e6 * message.alpha:.3g} µs, bandwidth {1e-9 / message.beta:.3g} GB/s"
