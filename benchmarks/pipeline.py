@@ -193,7 +193,13 @@ def as_rank(comm: Communicator, args: argparse.Namespace) -> None:
             sides["torch"] = torch_side(comm, case)
         measured = take_turns(comm, list(sides.values()), 1 if args.quick else args.rounds)
         makespans = dict(zip(sides, map(statistics.median, measured), strict=True))
-        row = {"ranks": comm.size, "schedule": name, "sleeps": sleeps, "microbatches": microbatches, "ideal ms": 1e3 * case.ideal}
+        row = {
+            "ranks": comm.size,
+            "schedule": name,
+            "sleeps": sleeps,
+            "microbatches": microbatches,
+            "ideal ms": 1e3 * case.ideal,
+        }
         row |= {f"{side} ms": 1e3 * seconds for side, seconds in makespans.items()}
         row |= {f"{side}/ideal": seconds / case.ideal for side, seconds in makespans.items()}
         if "torch" in makespans:
@@ -293,17 +299,31 @@ class FirstLoss:
 
 def ours(comm: Communicator, case: Case) -> Pass:
     """This rank's part of the case by our executor."""
-    arrays, dtype, mail, scale = Arrays(), np.dtype(np.float32), Mail(), [1.0]
-    owner, actions, last = case.owner, case.program[comm.rank], len(case.owner) - 1
-    stages = {s: Sequential([SleepingLayer(case.seconds, scale)]) for s, rank in owner.items() if rank == comm.rank}
+    scale = [1.0]
+    run_pass = executor(comm, case.order, case.microbatches, lambda: SleepingLayer(case.seconds, scale))
+
+    def run(times: float) -> None:
+        scale[0] = times
+        run_pass()
+
+    return run
+
+
+def executor(
+    comm: Communicator, order: Schedule, count: int, layer: Callable[[], Module], payload: int = PAYLOAD
+) -> Callable[[], None]:
+    """A pass of `count` microbatches in that order, each stage of one `layer`, as training does it; nothing is updated."""
+    arrays, dtype, mail, owner = Arrays(), np.dtype(np.float32), Mail(), owners(order)
+    actions, last = add_transfers(order)[comm.rank], len(owner) - 1
+    stages = {stage: Sequential([layer()]) for stage, rank in owner.items() if rank == comm.rank}
     for stage in stages.values():
         stage.materialize(arrays, dtype)
     compute = Compute(stages, FirstLoss(), last, mail, arrays, dtype)
-    boundary = Boundary(shape=(PAYLOAD,), dtype=dtype)
+    boundary = Boundary(shape=(payload,), dtype=dtype)
     transfers = Transfers(comm, owner, {stage: [boundary] for stage in owner}, mail, arrays)
-    inputs = np.ones((1, PAYLOAD), dtype) if 0 in stages else None
+    inputs = np.ones((1, payload), dtype) if 0 in stages else None
     targets = np.zeros(1) if last in stages else None
-    microbatches = [Microbatch(samples=(i,), inputs=inputs, targets=targets) for i in range(case.microbatches)]
+    microbatches = [Microbatch(samples=(i,), inputs=inputs, targets=targets) for i in range(count)]
     handlers = {
         Kind.F: compute.forward,
         Kind.B: compute.backward,
@@ -315,8 +335,7 @@ def ours(comm: Communicator, case: Case) -> Pass:
         Kind.SEND_B: transfers.send,
     }
 
-    def run(times: float) -> None:
-        scale[0] = times
+    def run() -> None:
         compute.begin(microbatches, Context())
         transfers.begin(actions, [1] * len(microbatches))
         execute(actions, handlers, nullcontext, lambda: None)
