@@ -95,6 +95,8 @@ def run(job: Job) -> int:
         _say(f"{config.run.name}: {trainer.model.size:,} parameters, {trainer.mesh.layout}, {_arrays(trainer)}")
         if len(trainer.placement.ranges) > 1:
             _say(str(trainer.placement))
+        if reduction := trainer.workers[0].reduction:
+            _say(reduction)
         _say(f"going on from {job.resumed}" if job.resumed else f"writing to {job.folder}")
         watchers = [
             Progress(bar=trainer.has_terminal, unit=_unit(trainer), accuracy=trainer.classifies),

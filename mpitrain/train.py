@@ -34,14 +34,15 @@ class Trainer:
     """Trains `model` on `data` over the ranks of `mesh`.
 
     `batch` samples a step (by default one for each microbatch) are dealt to dp replicas, each running `microbatches` of them
-    through its pipeline by `schedule` (`"gpipe"` or `"1f1b"`). `clip` bounds the norm of the mean gradient, and `clip_value`
+    through its pipeline by `schedule` (see `schedule_named`). `clip` bounds the norm of the mean gradient, and `clip_value`
     then each of its elements; `sync_batch_norm` takes batch norm's moments over all replicas; with `overlap`, gradients are
-    summed over the replicas while backward still runs, and by a `compression` (`parallel.PowerSGD(rank=4)`) with fewer bytes.
-    `stages` says which layers make which stage: `"parameters"`, `"auto"` (by measured time, no rank holding more than
-    `memory_gib`), or the number of layers of each. `reproducible` makes every layout of the same dp x microbatches give the
-    same bits; see `mpitrain.parallel.reproducible`. `arrays` is `"numpy"`, `"cupy"` or `None` for CuPy where it finds a GPU. An
-    action that takes longer than `timeout_s` ends the job and says who waits for what. Every rank constructs it with the same
-    arguments and calls the same methods. `ValueError`, before any training, where the arguments do not fit together.
+    summed over the replicas while backward still runs, by the algorithm `allreduce` in messages of `bucket_mib` (both follow
+    from a short measurement by default), and by a `compression` (`parallel.PowerSGD(rank=4)`) with fewer bytes. `stages` says
+    which layers make which stage: `"parameters"`, `"auto"` (by measured time, no rank holding more than `memory_gib`), or the
+    number of layers of each. `reproducible` makes every layout of the same dp x microbatches give the same bits; see
+    `mpitrain.parallel.reproducible`. `arrays` is `"numpy"`, `"cupy"` or `None` for CuPy where it finds a GPU. An action that
+    takes longer than `timeout_s` ends the job and says who waits for what. Every rank constructs it with the same arguments and
+    calls the same methods. `ValueError`, before any training, where the arguments do not fit together.
 
     What the ranks were given, model and data, is compared here; with `debug`, replicas compare their weights too, before the
     first step of a `fit`, every `check_every` steps and after the last.
@@ -63,6 +64,8 @@ class Trainer:
         clip: float | None = None,
         clip_value: float | None = None,
         overlap: bool = True,
+        allreduce: str = "auto",
+        bucket_mib: float | None = None,
         sync_batch_norm: bool = False,
         zero: int = 0,
         stages: Stages = "parameters",
@@ -83,6 +86,8 @@ class Trainer:
             clip=clip,
             clip_value=clip_value,
             overlap=overlap,
+            allreduce=allreduce,
+            bucket_mib=bucket_mib,
             sync_batch_norm=sync_batch_norm,
             zero=zero,
             stages=stages,

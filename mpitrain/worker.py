@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from mpitrain.arrays import Arrays, float_dtype, to_host
 from mpitrain.autograd import Context
 from mpitrain.comm import Place
+from mpitrain.comm.allreduce import Allreduce
 from mpitrain.data import Dataset, Loader, Sampler, check_batch, share, share_jointly
 from mpitrain.holding import Holding
 from mpitrain.nn import Model, NotFiniteError
@@ -32,6 +34,7 @@ from mpitrain.parallel import (
     exact_sums,
     kept_bucket,
     passing_bucket,
+    sum_by,
     sum_over,
     sync_batch_norm,
 )
@@ -64,7 +67,7 @@ from mpitrain.program import (
 )
 from mpitrain.stages import choose_stages
 
-#: Bytes of gradients in one message.
+#: Bytes of gradients in one message, where none is set and none was measured.
 BUCKET_BYTES = 1 << 22
 
 
@@ -85,6 +88,10 @@ class Settings:
     clip_value: float | None = None
     #: Whether gradients are summed over the replicas while backward still runs.
     overlap: bool = True
+    #: How gradients are summed: an algorithm of `comm.allreduce`, or `"auto"` for the fastest by measurement.
+    allreduce: str = "auto"
+    #: Bytes of gradients in one message, in MiB; `None` for what follows from the same measurement.
+    bucket_mib: float | None = None
     #: Whether batch norm's moments are the replicas' joint ones.
     sync_batch_norm: bool = False
     #: What the replicas share out (ZeRO): 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.
@@ -244,9 +251,12 @@ class Worker:
         zero, parameters = self.holding.zero, self.holding.parameters
         whole: Callable[[int], AbstractContextManager[None]] = zero.gathered if zero else lambda stage: nullcontext()
         boundaries = agree_on_boundaries(place.pp, self.owner, self.stages, sample, arrays, self.dtype, whole)
-        self.compute = Compute(self.stages, self.model.loss, self.last_stage, mail, arrays, self.dtype)
+        self.compute = Compute(self.stages, self.model.loss, self.last_stage, mail, arrays, self.dtype, self._advance)
         self.transfers = Transfers(place.pp, self.owner, boundaries, mail, arrays)
-        exchange = zero.exchange if zero else sum_over(place.dp) if place.dp.size > 1 else None
+        allreduce = Allreduce(place.dp, self.settings.allreduce, overlapped=self.settings.overlap)
+        set_bytes = int(2**20 * self.settings.bucket_mib) if self.settings.bucket_mib else None
+        bucket_bytes = set_bytes or allreduce.bucket_bytes or BUCKET_BYTES
+        exchange = zero.exchange if zero else sum_by(allreduce) if place.dp.size > 1 else None
         self.compression = None
         if self.settings.compression:
             every, lossless = chain.from_iterable(parameters.values()), sum_over(place.dp)
@@ -267,14 +277,18 @@ class Worker:
             sums,
             self.settings.clip_value,
         )
-        make_bucket = passing_bucket if self.zero_level > 1 else kept_bucket
+        plain = place.dp.size > 1 and not (zero or self.compression or self.settings.reproducible)
+        #: How gradients are summed over the replicas, in one line; `None` where that is not by an allreduce.
+        self.reduction = allreduce.explain(bucket_bytes) if plain else None
+        keep = partial(kept_bucket, zeros=allreduce.zeros) if plain else kept_bucket
+        make_bucket = passing_bucket if self.zero_level > 1 else keep
         self.replicas = DataParallel(
             parameters,
             exchange,
             arrays,
             self.dtype,
             replicas=place.dp,
-            bucket_bytes=BUCKET_BYTES,
+            bucket_bytes=bucket_bytes,
             make_bucket=make_bucket,
             watch=lambda what: self.watch(what),
         )

@@ -42,9 +42,9 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._closed.wait(min(1.0, self._limit_s / 4)):
             now = time.monotonic()
-            late = [(now - since, wait.what) for wait, since in self._since.copy().items() if now - since > self._limit_s]
-            if late:
-                report = "\n".join(f"rank {self._rank} has waited {waited:.0f} s for {what}" for waited, what in late)
+            waits = [(now - since, wait.what) for wait, since in self._since.copy().items()]
+            if any(waited > self._limit_s for waited, _ in waits):  # then tell the waits inside of it too, which began later
+                report = "\n".join(f"rank {self._rank} has waited {waited:.0f} s for {what}" for waited, what in waits)
                 print(report, file=sys.stderr, flush=True)
                 faulthandler.dump_traceback(2, all_threads=True)
                 time.sleep(_GRACE_S)

@@ -12,6 +12,7 @@ from annotated_types import Ge, Le
 from pydantic import AfterValidator, BeforeValidator
 
 from mpitrain.arrays import float_dtype
+from mpitrain.comm.allreduce import allreduce_named
 from mpitrain.config.compression import CompressionSection, NoCompressionSection
 from mpitrain.config.data import DataSection
 from mpitrain.config.model import ModelSection
@@ -84,6 +85,10 @@ class TrainSection(Section):
     """What replicas share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
     overlap: bool = True
     """Whether gradients are summed over the replicas while backward still runs."""
+    allreduce: Annotated[str, AfterValidator(allreduce_named)] = "auto"
+    """How they are summed: native (MPI's own), ring, halving or hierarchical; auto for the fastest by a short measurement."""
+    bucket_mib: Positive | None = None
+    """MiB of gradients in one message; by default the least for which, by the same measurement, latency matters little."""
     stages: Annotated[str | tuple[int, ...], BeforeValidator(_stages)] = "parameters"
     """Which layers make which stage: parameters, auto (by measured time), or a list of the number of layers of each."""
     memory_gib: Positive | None = None

@@ -13,7 +13,7 @@ from mpitrain.parallel.compression import (
     Sign,
     TopK,
 )
-from mpitrain.parallel.data import DataParallel, Exchange, sum_over
+from mpitrain.parallel.data import DataParallel, Exchange, sum_by, sum_over
 from mpitrain.parallel.partition import layer_costs, partition
 from mpitrain.parallel.pipeline import agree_on_boundaries, cut_for, parameters_by_stage
 from mpitrain.parallel.placement import (
@@ -71,6 +71,7 @@ __all__ = [
     "place_by_time",
     "profile_layers",
     "shard_of",
+    "sum_by",
     "sum_over",
     "sync_batch_norm",
 ]

@@ -6,7 +6,7 @@ ever packed; a bucket holds what becomes ready together, and buckets become read
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,9 +52,22 @@ def passing_bucket(index: int, parameters: Sequence[Parameter], arrays: Arrays) 
     return Bucket(index=index, parameters=tuple(parameters), flat=None)
 
 
-def kept_bucket(index: int, parameters: Sequence[Parameter], arrays: Arrays) -> Bucket:
-    """A bucket whose gradients are views into one array, kept for the whole run; what they hold is kept too."""
-    flat = arrays.zeros((sum(p.data.size for p in parameters),), parameters[0].data.dtype)
+def flat_zeros(arrays: Arrays, count: int, dtype: np.dtype) -> Array:
+    """A flat array of zeros."""
+    return arrays.zeros((count,), dtype)
+
+
+def kept_bucket(
+    index: int,
+    parameters: Sequence[Parameter],
+    arrays: Arrays,
+    zeros: Callable[[Arrays, int, np.dtype], Array] = flat_zeros,
+) -> Bucket:
+    """A bucket whose gradients are views into one array, kept for the whole run; what they hold is kept too.
+
+    `zeros` makes the array.
+    """
+    flat = zeros(arrays, sum(p.data.size for p in parameters), parameters[0].data.dtype)
     start = 0
     for parameter in parameters:
         view = flat[start : start + parameter.data.size].reshape(parameter.data.shape)

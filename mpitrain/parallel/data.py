@@ -17,7 +17,7 @@ import numpy as np
 from mpitrain.arrays import Arrays
 from mpitrain.autograd import Weight
 from mpitrain.comm import Collective, Communicator, InFlight, Reduction
-from mpitrain.comm.allreduce import ring
+from mpitrain.comm.allreduce import Allreduce, ring
 from mpitrain.nn import Parameter
 from mpitrain.parallel.buckets import Bucket, Readiness, group_by_bytes, kept_bucket, readiness
 from mpitrain.program import Action, Watch
@@ -36,6 +36,11 @@ def sum_over(comm: Communicator) -> Exchange:
         return ring(comm, bucket.flat, tag=bucket.index)
 
     return exchange
+
+
+def sum_by(allreduce: Allreduce) -> Exchange:
+    """As `sum_over`, by the algorithm that `allreduce` takes."""
+    return lambda bucket: allreduce(bucket.flat, tag=bucket.index)
 
 
 class DataParallel:
