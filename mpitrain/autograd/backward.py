@@ -5,7 +5,8 @@ Invariant: `B` and `I` followed by `W` run the same calls on the same arrays, so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from mpitrain.arrays import Array, empty_beside, namespace
 from mpitrain.autograd.tensor import Node, Op, Tensor
@@ -15,11 +16,17 @@ WeightWork = list[tuple[Op, Array]]
 
 
 def backward(
-    outputs: Sequence[Tensor], grads: Sequence[Array], *, leaves: Sequence[Tensor] = (), put_off: WeightWork | None = None
+    outputs: Sequence[Tensor],
+    grads: Sequence[Array],
+    *,
+    leaves: Sequence[Tensor] = (),
+    put_off: WeightWork | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> list[Array | None]:
     """Propagate `grads` (one an output, of its shape) and return the gradients of `leaves`, `None` where none arrived.
 
     Weight gradients are accumulated on the way; with `put_off`, they are appended to it instead, for `run_weights`.
+    `between` is called after each input gradient: where messages are under way, they move on there.
     The graph is taken apart as it is walked, so that arrays are freed as soon as nothing needs them; it serves once.
     """
     pending: dict[int, Array] = {}
@@ -47,15 +54,16 @@ def backward(
         if op is None or id(node) not in pending:
             continue
         dy = pending.pop(id(node))
-        try:
+        with _named(op):
             for x, dx in zip(op.inputs, op.input_grad(dy), strict=True):
                 arrive(x, dx)
-            if put_off is None and op.has_weights():
+        between()
+        if not op.has_weights():
+            continue
+        if put_off is None:
+            with _named(op):
                 op.accumulate(dy)
-        except Exception as error:
-            _name(op, error)
-            raise
-        if put_off is not None and op.has_weights():
+        else:
             put_off.append((op, dy))
     return [pending.get(id(leaf.node)) for leaf in leaves]
 
@@ -65,17 +73,19 @@ def run_weights(work: WeightWork) -> None:
     work.reverse()
     while work:
         op, dy = work.pop()
-        try:
+        with _named(op):
             op.accumulate(dy)
-        except Exception as error:
-            _name(op, error)
-            raise
 
 
-def _name(op: Op, error: Exception) -> None:
-    """Say in `error` which op's gradient it came from."""
-    weights = f" of {', '.join(map(repr, op.weights))}" if op.weights else ""
-    error.add_note(f"in the gradient of {type(op).__name__}{weights}")
+@contextmanager
+def _named(op: Op) -> Iterator[None]:
+    """An exception says which op's gradient it came from."""
+    try:
+        yield
+    except Exception as error:
+        weights = f" of {', '.join(map(repr, op.weights))}" if op.weights else ""
+        error.add_note(f"in the gradient of {type(op).__name__}{weights}")
+        raise
 
 
 def _in_order(outputs: Iterable[Node]) -> list[Node]:

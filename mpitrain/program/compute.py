@@ -6,7 +6,7 @@ tell which; a microbatch's graph lives from its F to its B or W and no longer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,8 +31,17 @@ class Compute:
     """Forward and backward of the stages that a rank owns."""
 
     def __init__(
-        self, stages: Mapping[int, Sequential], loss: Loss, last_stage: int, mail: Mail, arrays: Arrays, dtype: np.dtype
+        self,
+        stages: Mapping[int, Sequential],
+        loss: Loss,
+        last_stage: int,
+        mail: Mail,
+        arrays: Arrays,
+        dtype: np.dtype,
+        between: Callable[[], None] = lambda: None,
     ) -> None:
+        """`between` is called between the ops of a backward pass, to move on what is under way."""
+        self.between = between
         self.stages, self.loss, self.last_stage, self.mail = stages, loss, last_stage, mail
         self.arrays, self.dtype = arrays, dtype
         self.context = Context()
@@ -98,7 +107,7 @@ class Compute:
     def _backward(self, slot: Slot, put_off: WeightWork | None) -> None:
         stage, i = slot
         inputs, outputs = self.live.pop(slot)
-        grads = backward(outputs, self.mail.grads.pop(slot), leaves=inputs, put_off=put_off)
+        grads = backward(outputs, self.mail.grads.pop(slot), leaves=inputs, put_off=put_off, between=self.between)
         if stage > 0:
             zeros = self.arrays.xp.zeros_like
             self.mail.grads[stage - 1, i] = tuple(

@@ -5,7 +5,7 @@ import weakref
 import numpy as np
 import torch
 
-from mpitrain.autograd import Tensor, Weight, WeightWork, backward, ops, run_weights
+from mpitrain.autograd import Op, Tensor, Weight, WeightWork, backward, ops, run_weights
 
 
 def leaf(*shape, seed=0):
@@ -92,3 +92,31 @@ def test_an_output_that_no_op_saved_is_freed():
     assert freed() is None
     (dx,) = backward([z], [np.ones(3)], leaves=[x])
     np.testing.assert_array_equal(dx, 1.0)
+
+
+def test_what_is_under_way_moves_on_between_an_ops_two_gradients():
+    log = []
+
+    class Scale(Op):
+        def forward(self, x, w):
+            self.x, self.w = x, w
+            return x * w
+
+        def input_grad(self, dy):
+            log.append("dx")
+            return (dy * self.w,)
+
+        def weight_grad(self, dy, *out):
+            log.append("dw")
+            out[0][...] = (dy * self.x).sum(0)
+
+    def scaled_twice():
+        x = Tensor(np.ones((2, 3)), needs_grad=True)
+        return Scale()(Scale()(x, weights=[Weight(np.ones(3))]), weights=[Weight(np.ones(3))])
+
+    backward([scaled_twice()], [np.ones((2, 3))], between=lambda: log.append("-"))
+    assert log == ["dx", "-", "dw"] * 2
+    log.clear()
+    work: WeightWork = []
+    backward([scaled_twice()], [np.ones((2, 3))], put_off=work, between=lambda: log.append("-"))
+    assert log == ["dx", "-"] * 2
