@@ -21,6 +21,7 @@ from mpitrain.nn.init import Constant
 from mpitrain.parallel import sum_over
 from mpitrain.parallel.buckets import kept_bucket
 from mpitrain.parallel.compression import DGC, EF21, Cast, Compression, PowerSGD, RandomK, Sign, TopK
+from mpitrain.parallel.compression.sparse import largest
 
 #: A matrix, a tensor, a vector, and one with fewer rows than there may be ranks.
 SHAPES = {"matrix": (7, 9), "kernel": (5, 3, 2, 2), "bias": (11,), "row": (1, 6)}
@@ -99,7 +100,7 @@ def top(x, count):
 
 
 def topk_paper(compressor, history, start):
-    """Stich et al., algorithm 1 on each worker, and the mean; e is the memory."""
+    """Stich et al., section 2 (Mem-SGD) on each worker, and the mean; e is the memory."""
     memory = [np.zeros_like(g) for g in history[0]]
     for grads in history:
         sent = []
@@ -221,6 +222,31 @@ def test_random_k_sends_what_was_drawn(ranks, feedback):
             memory = total - expected if feedback else 0
             expected = expected if feedback else expected * size / len(drawn)
             np.testing.assert_allclose(found[step][name], expected, atol=1e-13, rtol=1e-13)
+
+
+KINDS = ["normal", "equal", "rising", "periodic"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 200_000), st.floats(1e-4, 1.0), st.integers(0, 9), st.sampled_from(KINDS))
+def test_the_largest_are_found_in_arrays_of_any_size_and_kind(size, density, seed, kind):
+    values = {
+        "normal": np.random.default_rng(seed).normal(size=size),
+        "equal": np.ones(size),
+        "rising": np.arange(size) - size / 2,
+        "periodic": np.where(np.arange(size) % 97, 0.0, 1.0),  # a sample at regular distances sees one side of it only
+    }[kind].astype(np.float32)
+    count = max(1, round(size * density))
+    found = largest(values, count)
+    assert len(set(found.tolist())) == count
+    np.testing.assert_array_equal(np.sort(np.abs(values[found])), np.sort(np.abs(values))[size - count :])
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_what_is_not_a_number_is_sent(size):
+    values = np.random.default_rng(0).normal(size=size)
+    values[[3, size // 2]] = np.nan
+    assert {3, size // 2} <= set(largest(values, 5).tolist())
 
 
 def test_random_k_draws_every_element_equally_often_and_each_step_anew():

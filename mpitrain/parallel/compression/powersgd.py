@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mpitrain.arrays import Stream, namespace
+from mpitrain.arrays import Stream, namespace, row_tiles
 from mpitrain.comm import Collective, Peers
 from mpitrain.nn import Parameter
 from mpitrain.parallel.compression.compressor import Compressor, Held, Piece, Slot, sum_dense
@@ -62,12 +62,15 @@ class PowerSGD(Compressor):
         bases = [namespace(p).linalg.qr(p)[0] for p in columns]
         rows = [m.T @ p for m, p in zip(matrices, bases, strict=True)]
         for m, p, r in zip(matrices, bases, rows, strict=True):
-            m -= p @ r.T
+            for tile in row_tiles(m):
+                m[tile] -= p[tile] @ r.T
         yield from sum_dense(peers, rows, tag)
-        for piece, p, q in zip(pieces, bases, rows, strict=True):
+        for piece, m, p, q in zip(pieces, matrices, bases, rows, strict=True):
             # A column of zeros, as of a gradient that has not begun, would stay one for ever.
             piece.state["powersgd_q"][...] = namespace(q).where(q.any(axis=0), q, piece.state["powersgd_q"])
-            piece.grad[...] = (p @ q.T).reshape(piece.grad.shape)
+            total = piece.grad.reshape(m.shape)
+            for tile in row_tiles(m):
+                total[tile] = p[tile] @ q.T
 
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:

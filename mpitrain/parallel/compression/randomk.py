@@ -31,7 +31,7 @@ class RandomK(Compressor):
 
     k = `density` n.  Without `error_feedback`, e is always zero and s is multiplied by n/k: the sum is right on average.
     Sends 2(p-1)/p k w bytes.
-    Stich, Cordonnier and Jaggi 2018, "Sparsified SGD with memory", definition 2.1; without feedback, Konečný et al. 2016,
+    Stich, Cordonnier and Jaggi 2018, "Sparsified SGD with memory", section 2; without feedback, Konečný et al. 2016,
     "Federated learning: strategies for improving communication efficiency", section 3.
     """
 

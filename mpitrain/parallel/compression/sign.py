@@ -25,7 +25,7 @@ class Sign(Compressor):
 
     The sum is C.  Rank i counts the votes on its run of each parameter's rows.  Where all replicas are equally sure, and
     nothing is left over from before, C has the sign that most of them voted for; otherwise a vote weighs as much as its voter
-    is sure.  Means are taken over a parameter by voters, over their rows of it by counters; sign 0 is 1.
+    is sure.  Means are taken over a parameter by voters, over their rows of it by counters; a zero has its own sign.
     Sends 2(p-1)/p n/8 bytes, and 2(p-1) w for the means.
     Bernstein et al. 2018, "signSGD: compressed optimisation for non-convex problems" (majority vote); Karimireddy et al. 2019,
     "Error feedback fixes SignSGD and other gradient compression schemes", algorithm 1; Zheng, Huang and Kwok 2019,
@@ -78,13 +78,13 @@ def _means(arrays: Sequence[Array]) -> Array:
 def _take_off(arrays: Sequence[Array], means: Array) -> None:
     """Subtract from each array what its signs and its mean stand for."""
     for x, mean in zip(arrays, means, strict=True):
-        x -= namespace(x).where(x >= 0, mean, -mean)
+        x -= namespace(x).copysign(mean, x)
 
 
 def _packed(arrays: Sequence[Array], means: Array) -> Array:
     """The means and a bit for each element, as bytes."""
     xp = namespace(means)
-    return joined([means.view(np.uint8), xp.packbits(joined(arrays) >= 0)])
+    return joined([means.view(np.uint8), xp.packbits(~xp.signbit(joined(arrays)))])
 
 
 def _unpacked(message: Array, like: Sequence[Array]) -> list[Array]:
@@ -94,7 +94,6 @@ def _unpacked(message: Array, like: Sequence[Array]) -> list[Array]:
     means, bits = message[:cut].view(dtype), xp.unpackbits(message[cut:])
     found, start = [], 0
     for x, mean in zip(like, means, strict=True):
-        positive = bits[start : start + x.size].reshape(x.shape).astype(bool)
-        found.append(xp.where(positive, mean, -mean))
+        found.append(bits[start : start + x.size].reshape(x.shape) * (2 * mean) - mean)
         start += x.size
     return found

@@ -14,13 +14,32 @@ from mpitrain.comm import Collective, Peers
 from mpitrain.comm.allgather import allgather
 from mpitrain.parallel.compression.compressor import joined
 
+#: A sample of every so many elements bounds what can be among the largest of an array that is not small.
+_STRIDE, _SMALL = 97, 1 << 16
+
 
 def largest(flat: Array, count: int) -> Array:
-    """Where the `count` elements of largest magnitude are, in no order; what is not a number is largest."""
+    """Where the `count` elements of largest magnitude are, in no order; what is not a number is largest.
+
+    A bound that about twice as many pass is taken from a sample, and only those are compared, which takes a quarter of the time
+    (Lin et al. 2018, section 5, hierarchical selection).
+    """
     xp = namespace(flat)
     if count == flat.size:
         return xp.arange(flat.size)
-    return xp.argpartition(xp.abs(flat), flat.size - count)[flat.size - count :]
+    magnitude = xp.abs(flat)
+    sample = magnitude[::_STRIDE]
+    passing = 2 * count // _STRIDE + 16
+    if flat.size > _SMALL and 2 * passing < sample.size:
+        bound = xp.partition(sample, sample.size - passing)[sample.size - passing]
+        found = xp.flatnonzero(~(magnitude < bound))
+        if found.size >= count:
+            return found[_last(magnitude[found], count)]
+    return _last(magnitude, count)
+
+
+def _last(magnitude: Array, count: int) -> Array:
+    return namespace(magnitude).argpartition(magnitude, magnitude.size - count)[magnitude.size - count :]
 
 
 def sum_sparse(peers: Peers, where: Sequence[Array], values: Sequence[Array], out: Sequence[Array], tag: int) -> Collective:

@@ -21,7 +21,7 @@ class TopK(Compressor):
     g is a replica's gradient of a parameter, e its residual, k = `density` n.  Without `error_feedback`, e is always zero.
     Sends (p-1) k (w+4) bytes.
     Aji and Heafield 2017, "Sparse communication for distributed gradient descent"; Stich, Cordonnier and Jaggi 2018,
-    "Sparsified SGD with memory", algorithm 1.
+    "Sparsified SGD with memory", section 2.
     """
 
     density: float = 0.01
