@@ -411,7 +411,7 @@ def test_short_gradients_are_remembered_in_float32(compressor, dtype):
     assert all(slot.dtype == np.float32 for state in results[0][1].values() for slot in state.values())
 
 
-@pytest.mark.mpi([2, 3], timeout=60)
+@pytest.mark.mpi([2, 3], timeout=120)
 def test_is_the_same_over_mpi(world):
     for compressor in EVERY:
         grads = gradients(world.size, 3, dtype=np.float32)
