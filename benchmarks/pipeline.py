@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import ctypes
 import json
 import os
 import statistics
@@ -168,7 +167,6 @@ def automatic_file(folder: Path, sleeps: str, microbatches: int) -> Path:
 
 def as_rank(comm: Communicator, args: argparse.Namespace) -> None:
     """One rank's part; rank 0 writes what was found."""
-    be_punctual()
     if args.peer:
         join_torch(comm, args.rank_of)
     rows = []
@@ -219,7 +217,7 @@ def take_turns(comm: Communicator, sides: Sequence[Pass], rounds: int) -> list[l
         for i in ((number + k) % len(sides) for k in range(len(sides))):
             start = np.array([time.perf_counter() + 0.02])
             comm.allreduce(start, Reduction.MAX)
-            time.sleep(max(0.0, start[0] - time.perf_counter()))
+            sleep(start[0] - time.perf_counter())
             sides[i](1.0)
             end = np.array([time.perf_counter()])
             comm.allreduce(end, Reduction.MAX)
@@ -227,10 +225,15 @@ def take_turns(comm: Communicator, sides: Sequence[Pass], rounds: int) -> list[l
     return found
 
 
-def be_punctual() -> None:
-    """Ask Linux to end this process's sleeps on time and not up to 50 microseconds later (PR_SET_TIMERSLACK)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(29, 1)
+def sleep(seconds: float) -> None:
+    """Sleep until a deadline: Linux ends a sleep up to 50 microseconds late, so this one ends that much before it.
+
+    The process's timer slack stays as it is: with less, MPI's own naps between two looks become a spin that takes the cores.
+    """
+    deadline = time.perf_counter() + seconds
+    time.sleep(max(0.0, seconds - 5e-5))
+    while time.perf_counter() < deadline:
+        pass
 
 
 class Sleeping(Op):
@@ -255,7 +258,7 @@ class Sleeping(Op):
         out[0].fill(0)
 
     def _sleep(self, part: int) -> None:
-        time.sleep(self.seconds[part] * self.scale[0])
+        sleep(self.seconds[part] * self.scale[0])
 
 
 class SleepingLayer(Module):
@@ -360,20 +363,20 @@ def torch_side(comm: Communicator, case: Case) -> Pass:
 
     scale = [1.0]
 
-    def sleep(part: int) -> None:
-        time.sleep(case.seconds[part] * scale[0])
+    def pause(part: int) -> None:
+        sleep(case.seconds[part] * scale[0])
 
     class Input(torch.autograd.Function):
         """The input's way through the layer: forward, and the gradient of the input."""
 
         @staticmethod
         def forward(ctx, x):  # type: ignore[no-untyped-def]  # torch's signature
-            sleep(0)
+            pause(0)
             return x.data  # no copy, and no view: torch detaches outputs in place
 
         @staticmethod
         def backward(ctx, dy):  # type: ignore[no-untyped-def]
-            sleep(1)
+            pause(1)
             return dy
 
     class Weight(torch.autograd.Function):
@@ -385,7 +388,7 @@ def torch_side(comm: Communicator, case: Case) -> Pass:
 
         @staticmethod
         def backward(ctx, dy):  # type: ignore[no-untyped-def]
-            sleep(2)
+            pause(2)
             return dy
 
     class Joined(torch.autograd.Function):
