@@ -85,6 +85,7 @@ class Progress:
             "grad norm": f"{report.grad_norm:.3g}",
             "lr": f"{report.learning_rate:.2e}",
             f"{self.unit}/s": f"{report.targets_per_s:,.0f}",
+            **({} if report.sent_bytes is None else {"sent": f"{report.sent_bytes / 2**10:,.1f} KiB"}),
             "memory": f"{report.memory_bytes / 2**20:,.0f} MiB",
             "left": str(timedelta(seconds=round(report.seconds_left))),
         }

@@ -42,6 +42,14 @@ def test_lines_are_aligned_under_their_names():
         assert len(line) == len(names)
 
 
+def test_bytes_have_a_column_where_they_are_counted():
+    stream = io.StringIO()
+    Progress(stream).step(report(1, sent_bytes=4472))
+    names, line = stream.getvalue().splitlines()
+    assert "sent" in names.split()
+    assert "4.4 KiB" in line
+
+
 def test_accuracies_have_a_column_where_there_are_classes():
     stream = io.StringIO()
     progress = Progress(stream, accuracy=True)
