@@ -44,11 +44,12 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, how many of it this process may use, the load, and the versions of what matters."""
+    """The processor, how many of it this process may use, the load, its priority, and the versions of what matters."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load": [round(x, 2) for x in os.getloadavg()],
+        "nice": os.nice(0),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name)) is not None},
@@ -59,7 +60,9 @@ def machine() -> dict[str, Any]:
 def command() -> str:
     """The line that repeats this run from the root of the repository."""
     script = Path(sys.argv[0]).resolve()
-    return shlex.join(["python", str(script.relative_to(script.parent.parent)), *sys.argv[1:]])
+    root = script.parent.parent
+    arguments = [str(Path(a).relative_to(root)) if Path(a).is_relative_to(root) else a for a in sys.argv[1:]]
+    return shlex.join(["python", str(script.relative_to(root)), *arguments])
 
 
 def _shown(value: object) -> str:

@@ -25,7 +25,8 @@ from mpitrain.optim import Optimizer
 from mpitrain.parallel import Compressor, Placement, Stages, check_start, check_weights
 from mpitrain.program import Metrics, schedule_named
 from mpitrain.selfcheck import Difference
-from mpitrain.worker import Settings, Worker
+from mpitrain.settings import Settings
+from mpitrain.worker import Worker
 
 T = TypeVar("T")
 

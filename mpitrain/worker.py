@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 
@@ -24,13 +24,10 @@ from mpitrain.nn import Model, NotFiniteError
 from mpitrain.optim import Optimizer
 from mpitrain.parallel import (
     Compression,
-    Compressor,
     DataParallel,
     ExactGradients,
-    Stages,
     TiedWeights,
     agree_on_boundaries,
-    check_stages,
     exact_sums,
     kept_bucket,
     passing_bucket,
@@ -48,7 +45,6 @@ from mpitrain.program import (
     Microbatch,
     Program,
     Schedule,
-    ScheduleFunction,
     Transfers,
     Update,
     Watch,
@@ -65,63 +61,11 @@ from mpitrain.program import (
     refine,
     validate,
 )
+from mpitrain.settings import Settings
 from mpitrain.stages import choose_stages
 
 #: Bytes of gradients in one message, where none is set and none was measured.
 BUCKET_BYTES = 1 << 22
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
-    """How a job trains: the same on every rank."""
-
-    schedule: ScheduleFunction
-    #: Microbatches that each pipeline runs in a step.
-    microbatches: int
-    #: Samples in a step, over all replicas and microbatches.
-    batch: int
-    seed: int = 0
-    dtype: str = "float32"
-    #: Largest norm of the mean gradient, or `None` for no clipping.
-    clip: float | None = None
-    #: Largest magnitude of an element of the mean gradient, after that; `None` for any.
-    clip_value: float | None = None
-    #: Whether gradients are summed over the replicas while backward still runs.
-    overlap: bool = True
-    #: How gradients are summed: an algorithm of `comm.allreduce`, or `"auto"` for the fastest by measurement.
-    allreduce: str = "auto"
-    #: Bytes of gradients in one message, in MiB; `None` for what follows from the same measurement.
-    bucket_mib: float | None = None
-    #: Whether batch norm's moments are the replicas' joint ones.
-    sync_batch_norm: bool = False
-    #: What the replicas share out (ZeRO): 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.
-    zero: int = 0
-    #: Which layers make which stage: "parameters", "auto" (by measured time), or the number of layers of each.
-    stages: Stages = "parameters"
-    #: With "auto": most GiB that a rank may hold.
-    memory_gib: float | None = None
-    #: How gradients are summed with fewer bytes, if they are.
-    compression: Compressor | None = None
-    #: Whether every layout of the same microbatches gives the same bits.
-    reproducible: bool = False
-
-    def __post_init__(self) -> None:
-        check_stages(self.stages)
-        if self.memory_gib is not None and self.stages != "auto":
-            raise ValueError(
-                f"memory_gib = {self.memory_gib:g} limits stages = auto, and stages = {self.stages}; leave one out"
-            )
-        clashing = {"zero": self.zero, "sync_batch_norm": self.sync_batch_norm, "compression": self.compression}
-        found = [name for name, value in clashing.items() if self.reproducible and value]
-        if found:
-            raise ValueError(
-                f"reproducible = true and {found[0]} do not go together: what {found[0]} computes depends on the number of "
-                "replicas; leave one of them out"
-            )
-        if self.zero and self.compression:
-            raise ValueError(
-                f"zero = {self.zero} and a compression each say how gradients are summed; expected one of them: leave one out"
-            )
 
 
 class Worker:

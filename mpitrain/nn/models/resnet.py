@@ -44,9 +44,7 @@ class ResidualBlock(Module):
         self.convolution1, self.norm1 = _convolution(inputs, outputs, 3, stride=stride), BatchNorm2d(outputs)
         self.convolution2, self.norm2 = _convolution(outputs, outputs, 3), BatchNorm2d(outputs)
         changes = stride > 1 or inputs != outputs
-        self.shortcut = Sequential(
-            [_convolution(inputs, outputs, 1, stride=stride), BatchNorm2d(outputs)] if changes else []
-        )
+        self.shortcut = Sequential([_convolution(inputs, outputs, 1, stride=stride), BatchNorm2d(outputs)] if changes else [])
         self.relu = ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
