@@ -101,8 +101,7 @@ def launch_across(hosts: Hosts, arguments: Sequence[str], environment: Mapping[s
             f'#!/bin/sh\nwhile [ "${{1#-}}" != "$1" ]; do shift; done\nhost=$1; shift\ncase $host in\n{cases}\nesac\n'
         )
         agent.chmod(0o700)
-        # A session of its own, since a process group from outside is number 0 in there, which to `kill` means one's own.
-        command = ["setsid", "--wait", *_mpiexec(launcher, agent), sys.executable, "-m", "mpitrain.comm", *arguments]
+        command = [*_mpiexec(launcher, agent), sys.executable, "-m", "mpitrain.comm", *arguments]
         wanted = settings(1, environment) | dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
         # Process numbers begin anew in there, so what launchers name after theirs could meet another job's in /tmp.
         wanted["TMPDIR"] = folder
