@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 from mpitrain.arrays.backend import Array, namespace
 
 _LINE = 64  # bytes of a cache line
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8  # malloc.h of glibc
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h of glibc
 
 
 def empty_beside(x: Array, shape: tuple[int, ...] | None = None, dtype: DTypeLike | None = None) -> Array:
