@@ -38,12 +38,12 @@ from mpitrain.nn import Module, Parameter, Sequential
 from mpitrain.nn.init import ZEROS
 from mpitrain.program import (
     SCHEDULES,
-    Boundary,
     Compute,
     Costs,
     Kind,
     Mail,
     Microbatch,
+    Piece,
     Program,
     Schedule,
     Transfers,
@@ -322,8 +322,7 @@ def executor(
     for stage in stages.values():
         stage.materialize(arrays, dtype)
     compute = Compute(stages, FirstLoss(), last, mail, arrays, dtype)
-    boundary = Boundary(shape=(payload,), dtype=dtype)
-    transfers = Transfers(comm, owner, {stage: [boundary] for stage in owner}, mail, arrays)
+    transfers, crossings = Transfers(comm, len(owner), mail, arrays), {}
     inputs = np.ones((1, payload), dtype) if 0 in stages else None
     targets = np.zeros(1) if last in stages else None
     microbatches = [Microbatch(samples=(i,), inputs=inputs, targets=targets) for i in range(count)]
@@ -340,7 +339,7 @@ def executor(
 
     def run() -> None:
         compute.begin(microbatches, Context())
-        transfers.begin(actions, [1] * len(microbatches))
+        transfers.begin(actions, lambda stage, i: [Piece(owner[stage], 0, 1)], crossings)
         execute(actions, handlers, nullcontext, lambda: None)
         transfers.end()
 

@@ -33,7 +33,7 @@ def generate(worker: Worker, prompt: Sequence[int], tokens: int, *, temperature:
         chosen = np.zeros(1, np.int64)
         if logits is not None:
             chosen[0] = _choose(logits[0, len(seen) - 1], temperature, chances[i])
-        worker.place.pp.broadcast(chosen, worker.owner[worker.last_stage])
+        worker.place.comm.broadcast(chosen, worker.place.layout.rank(pp=worker.owner[worker.last_stage], dp=0))
         text.append(int(chosen[0]))
     return text
 

@@ -36,11 +36,11 @@ class Holding:
         dtype: np.dtype,
         seed: int,
     ) -> None:
-        self.model, self.owner, self.replicas = model, owner, place.dp.size
+        self.model, self.owner, self.widths = model, owner, place.layout.widths
         self.ranges = ranges
         #: For each parameter that several ranks of a pipeline hold, those ranks.
         self.shared = holders(model, self.ranges, owner)
-        self.stages = cut_for(model, self.ranges, owner, place.pp.rank)
+        self.stages = cut_for(model, self.ranges, owner, place.pp_rank)
         #: The parameters that each stage computes with.
         self.parameters = parameters_by_stage(self.stages)
         if zero and optimizer.needs_whole_weights:
@@ -48,6 +48,8 @@ class Holding:
                 f"{type(optimizer).__name__} needs whole weights and zero = {zero} shares them out by rows; "
                 "expected zero = 0, or an optimizer that treats each element alone (SGD, Adam, AdamW)"
             )
+        #: The ZeRO level; places with one replica have nothing to share out.
+        self.level = zero
         self.zero = Zero(place.dp, zero, self.stages) if zero and place.dp.size > 1 else None
         self._materialize(arrays, dtype, seed)
         #: What is kept of each stage for good: its parameters, or this replica's shards of them.
@@ -55,7 +57,7 @@ class Holding:
         self.states = {stage: OptimizerState(optimizer, found) for stage, found in self.kept.items()}
         kept = {p.name: p for found in self.kept.values() for p in found}
         #: What this rank answers for.
-        self.owned = [kept[p.name] for p in self.owned_by(place.pp.rank, place.dp.rank)]
+        self.owned = [kept[p.name] for p in self.owned_by(place.pp_rank, place.dp.rank)]
 
     @property
     def tied_stages(self) -> set[int]:
@@ -76,11 +78,12 @@ class Holding:
         ranges = [self.ranges[stage] for stage, owner in sorted(self.owner.items()) if owner == pp]
         layers = [layer for start, stop in ranges for layer in self.model.layers[start:stop]]
         first = [p for p in Sequential(layers).parameters() if self.shared.get(p.name, (pp,))[0] == pp]
-        if self.zero is None:
-            return first[dp :: self.replicas]
+        replicas = self.widths[pp]
+        if replicas == 1 or self.level == 0:
+            return first[dp::replicas]
         statistics = [p for p in first if isinstance(p, Statistic)]
-        shards = [shard_of(p, self.replicas, dp) for p in first if not isinstance(p, Statistic)]
-        return [shard for shard in shards if shard.box_shape[0]] + statistics[dp :: self.replicas]
+        shards = [shard_of(p, replicas, dp) for p in first if not isinstance(p, Statistic)]
+        return [shard for shard in shards if shard.box_shape[0]] + statistics[dp::replicas]
 
     def clear_gradients(self) -> None:
         """Forget what a pass without an update accumulated."""

@@ -47,7 +47,8 @@ def self_check(worker: Worker) -> Difference | None:
     if worker.place.comm.rank > 0:
         return None
     # Batch norm's moments are of one replica's microbatch, or of all the replicas' together.
-    joined = 1 if worker.settings.sync_batch_norm else worker.place.dp.size
+    layout = worker.place.layout
+    joined = layout.widest if layout.even and not worker.settings.sync_batch_norm else 1
     settings = replace(
         worker.settings, microbatches=worker.settings.microbatches * joined, zero=0, stages="parameters", memory_gib=None
     )

@@ -20,7 +20,7 @@ from mpitrain.worker import Worker
 def write(worker: Worker, folder: Path) -> Path:
     """Write `folder/step-N`.  Collective; returns the new folder."""
     model = {"kind": type(worker.model).__name__, **worker.model.settings}
-    meta = {"model": model, "position": asdict(worker.position), "layout": worker.place.layout.sizes}
+    meta = {"model": model, "position": asdict(worker.position), "layout": asdict(worker.place.layout)}
     entries = [Entry(name=name, array=array, shape=p.shape, box=p.box) for name, (array, p) in _owned(worker).items()]
     entries += [Entry(name=r.name, array=r.array[None], shape=r.shape, box=r.box) for r in _remembered(worker) if r.writes]
     return save(folder, worker.step, worker.place.comm, entries, meta)
@@ -37,6 +37,7 @@ def restore(worker: Worker, path: Path) -> None:
         _recall(kept, checkpoint)
     if worker.holding.zero:
         worker.holding.zero.refresh()
+    worker.crossings.clear()
     worker.position = Position(**checkpoint.meta["position"])
     for state in worker.holding.states.values():
         state.step_count = checkpoint.manifest.step

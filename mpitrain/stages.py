@@ -36,16 +36,19 @@ def choose_stages(
 
     `ValueError` where the model cannot be cut so.
     """
-    count = len(owners(schedule))
+    widths = [place.layout.widths[pp] for _, pp in sorted(owners(schedule).items())]
     if stages == "parameters":
-        return place_by_parameters(model, count)
+        return place_by_parameters(model, widths)
     if not isinstance(stages, str):
-        return place_by_hand(model, stages, count)
+        return place_by_hand(model, stages, widths)
     inputs, targets = data.batch(np.arange(rows, dtype=np.int64) % len(data))
     profile = profile_layers(place.comm, model, inputs, targets, arrays, dtype)
-    replicas = place.dp.size
-    # What ZeRO shares out counts by the part that a replica keeps.
-    copies = [1 / replicas if zero >= level else 1.0 for level in (3, 2, 1)]
-    each = dtype.itemsize * (copies[0] + copies[1] + len(optimizer.slots) * copies[2])
-    kept = [each * sum(p.size for p in layer.parameters()) for layer in model.layers]
-    return place_by_time(profile, schedule, kept, inf if memory_gib is None else memory_gib * 2**30)
+
+    def kept(replicas: int) -> list[float]:
+        """What a replica keeps of each layer for good; what ZeRO shares out counts by its part."""
+        copies = [1 / replicas if zero >= level else 1.0 for level in (3, 2, 1)]
+        each = dtype.itemsize * (copies[0] + copies[1] + len(optimizer.slots) * copies[2])
+        return [each * sum(p.size for p in layer.parameters()) for layer in model.layers]
+
+    limit = inf if memory_gib is None else memory_gib * 2**30
+    return place_by_time(profile, schedule, [kept(width) for width in widths], limit, widths)

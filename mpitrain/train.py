@@ -81,7 +81,7 @@ class Trainer:
         settings = Settings(
             schedule=schedule_named(schedule),
             microbatches=microbatches,
-            batch=mesh.layout.dp * microbatches if batch is None else batch,
+            batch=mesh.layout.widest * microbatches if batch is None else batch,
             seed=seed,
             dtype=dtype,
             clip=clip,

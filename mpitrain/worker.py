@@ -7,7 +7,7 @@ hands them to the one executor.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -26,8 +26,8 @@ from mpitrain.parallel import (
     Compression,
     DataParallel,
     ExactGradients,
+    Routes,
     TiedWeights,
-    agree_on_boundaries,
     exact_sums,
     kept_bucket,
     passing_bucket,
@@ -38,6 +38,7 @@ from mpitrain.parallel import (
 from mpitrain.program import (
     Action,
     Compute,
+    Crossings,
     Kind,
     Mail,
     Measured,
@@ -81,7 +82,12 @@ class Worker:
         arrays: Arrays,
     ) -> None:
         """Cut the model, create this rank's stages, agree with the neighbours.  Collective."""
-        check_batch(settings.batch, place.layout.dp, settings.microbatches)
+        check_batch(settings.batch, place.layout.widest, settings.microbatches)
+        if settings.reproducible and not place.layout.even:
+            raise ValueError(
+                f"reproducible = true and the layout {place.layout} do not go together: places of another width compute with "
+                "parts of another size; give all the same width, or set reproducible = false"
+            )
         self.place, self.model, self.data, self.settings, self.arrays = place, model, data, settings, arrays
         self.optimizer, self.dtype = optimizer, float_dtype(settings.dtype)
         self.sampler = Sampler(len(data), settings.seed)
@@ -93,7 +99,7 @@ class Worker:
         schedule = settings.schedule(place.layout.pp, settings.microbatches)
         #: Which layers make which stage.
         self.placement = choose_stages(
-            settings.stages, model, schedule, place, data, -(-settings.batch // (place.layout.dp * settings.microbatches)),
+            settings.stages, model, schedule, place, data, -(-settings.batch // (place.layout.widest * settings.microbatches)),
             arrays, self.dtype, optimizer=optimizer, zero=settings.zero, memory_gib=settings.memory_gib,
         )  # fmt: skip
         # Where weights come and go stage by stage, each layer is one.
@@ -111,6 +117,10 @@ class Worker:
             for stage in self.stages.values():
                 sync_batch_norm(stage, replicas)
         self._build_handlers()
+        self._inferences: dict[int, list[Action]] = {}
+        self._routes: dict[int, Routes] = {}
+        #: What crosses between stages in training, remembered from the last step that told it.
+        self.crossings: Crossings = {}
         step = add_transfers(self._schedule(settings.microbatches))
         step = arm_reduction(step, each=self.zero_level > 1) if settings.overlap else step
         step = add_update(step, self.holding.tied_stages)
@@ -148,12 +158,15 @@ class Worker:
         batch = self.settings.batch
         numbers, after = self.sampler.take(self.position, batch)
         following, _ = self.sampler.take(after, batch)
+        routes = self._dealt(batch)
         microbatches = self._microbatches(self.loader, numbers, self.sampler.count_before(self.position), following)
         context = Context(seed=self.settings.seed, sample_weight=1 / batch)
         try:
-            self._run(self.training, microbatches, context)
+            self._run(self.training, microbatches, context, routes, self.crossings)
         except NotFiniteError as error:
-            self._name_culprit(microbatches, context, error)
+            self._name_culprit(microbatches, context, routes, error)
+        if self.update.changes:
+            self.crossings.clear()
         self.position = after
         return self.update.metrics
 
@@ -178,25 +191,24 @@ class Worker:
             for start in range(0, samples, size):
                 numbers, following = (np.arange(begin, min(begin + size, samples)) for begin in (start, start + size))
                 microbatches = self._microbatches(loader, numbers, start, following)
-                self._run(self._inference(len(microbatches)), microbatches, _EVALUATION)
+                self._run(self._inference(len(microbatches)), microbatches, _EVALUATION, self._dealt(len(numbers)))
                 found.append(self.update.metrics)
         return Metrics.mean(found)
 
     def predict(self, inputs: np.ndarray) -> np.ndarray | None:
-        """The model's output for `inputs` (the same on every rank) on the ranks of the last stage; `None` elsewhere."""
-        microbatch = Microbatch(samples=tuple(range(len(inputs))), inputs=inputs if 0 in self.stages else None)
-        self._run(self._inference(1), [microbatch], _EVALUATION)
-        return to_host(self.compute.outputs[0]) if self.last_stage in self.stages else None
+        """The model's output for `inputs` (the same on every rank) on the first rank of the last stage; `None` elsewhere."""
+        # The first replica of each stage has all of it.
+        routes = Routes(self.place, self.owner, lambda width, replica: [(0, 0 if replica else len(inputs))])
+        microbatch = Microbatch(samples=tuple(range(*routes.runs[0])), inputs=inputs if 0 in self.stages else None)
+        self._run(self._inference(1), [microbatch], _EVALUATION, routes)
+        return to_host(self.compute.outputs[0]) if self.compute.outputs else None
 
     def _build_handlers(self) -> None:
         """What each kind of action does on this rank."""
         place, arrays, mail = self.place, self.arrays, Mail()
-        sample = self.data.batch(np.zeros(1, np.int64))[0] if 0 in self.stages else None
         zero, parameters = self.holding.zero, self.holding.parameters
-        whole: Callable[[int], AbstractContextManager[None]] = zero.gathered if zero else lambda stage: nullcontext()
-        boundaries = agree_on_boundaries(place.pp, self.owner, self.stages, sample, arrays, self.dtype, whole)
         self.compute = Compute(self.stages, self.model.loss, self.last_stage, mail, arrays, self.dtype, self._advance)
-        self.transfers = Transfers(place.pp, self.owner, boundaries, mail, arrays)
+        self.transfers = Transfers(place.links, len(self.owner), mail, arrays)
         allreduce = Allreduce(place.dp, self.settings.allreduce, overlapped=self.settings.overlap)
         set_bytes = int(2**20 * self.settings.bucket_mib) if self.settings.bucket_mib else None
         bucket_bytes = set_bytes or allreduce.bucket_bytes or BUCKET_BYTES
@@ -207,7 +219,7 @@ class Worker:
             compressor, shared = self.settings.compression, self.holding.shared
             self.compression = Compression(compressor, place, every, shared=shared, lossless=lossless)
             exchange = self.compression.exchange
-        tied = TiedWeights(place.pp, self.holding.shared, self.holding.kept)
+        tied = TiedWeights(place, self.holding.shared, self.holding.kept, sharded=zero is not None)
         tie, sums = tied.tie, plain_sums
         if self.settings.reproducible:
             exact = ExactGradients(place.dp, tied, parameters)
@@ -220,6 +232,7 @@ class Worker:
             self.settings.clip,
             sums,
             self.settings.clip_value,
+            changing=self._changing,
         )
         plain = place.dp.size > 1 and not (zero or self.compression or self.settings.reproducible)
         #: How gradients are summed over the replicas, in one line; `None` where that is not by an allreduce.
@@ -266,36 +279,65 @@ class Worker:
         """This rank's part of `program`, once it is proven."""
         program = gather_around(program) if self.zero_level == 3 else program
         validate(program, backward=backward, max_tag=self.place.comm.max_tag)
-        return list(program[self.place.pp.rank])
+        return list(program[self.place.pp_rank])
 
     def _inference(self, microbatches: int) -> list[Action]:
-        return self._ready(add_tally(add_transfers(inference(self.owner, microbatches))), backward=False)
+        if microbatches not in self._inferences:
+            program = add_tally(add_transfers(inference(self.owner, microbatches)))
+            self._inferences[microbatches] = self._ready(program, backward=False)
+        return self._inferences[microbatches]
+
+    def _dealt(self, count: int) -> Routes:
+        """How a batch of `count` samples is dealt, and the ways that it takes."""
+        if count not in self._routes:
+            # Of places of different width the samples have to be the same, microbatch by microbatch.
+            deal = share if self.place.layout.even and not self.settings.sync_batch_norm else share_jointly
+            self._routes[count] = Routes(
+                self.place, self.owner, lambda width, replica: deal(count, width, replica, self.settings.microbatches)
+            )
+        return self._routes[count]
+
+    def _changing(self) -> bool:
+        """Whether, as far as this rank knows, the next step's inputs have other shapes than this one's."""
+        if self.place.layout.pp == 1 or 0 not in self.stages:
+            return False
+        return self.loader.shapes_ahead() != [m.inputs.shape for m in self.compute.microbatches if m.inputs is not None]
 
     def _microbatches(self, loader: Loader, numbers: np.ndarray, first: int, following: np.ndarray) -> list[Microbatch]:
         """This replica's part of the batch of samples `numbers`, the first of which is number `first` in the global order.
 
         The batch `following` is read ahead.
         """
-        deal = share_jointly if self.settings.sync_batch_norm else share
-        runs, later = (
-            deal(len(batch), self.place.dp.size, self.place.dp.rank, self.settings.microbatches)
-            for batch in (numbers, following)
-        )
-        samples = [tuple(range(first + start, first + stop)) for start, stop in runs]
+
+        def dealt(batch: np.ndarray) -> list[np.ndarray]:
+            return [batch[start:stop] for start, stop in self._dealt(len(batch)).runs if start < stop]
+
+        runs = self._dealt(len(numbers)).runs
+        samples = [range(first + start, first + stop) for start, stop in runs]
         starts, ends = 0 in self.stages, self.last_stage in self.stages
         if not (starts or ends):
-            return [Microbatch(samples=found) for found in samples]
-        loaded = loader.load([numbers[a:b] for a, b in runs], [following[a:b] for a, b in later])
+            return [Microbatch(samples=tuple(found)) for found in samples]
+        loaded = iter(loader.load(dealt(numbers), dealt(following)))
         return [
-            Microbatch(samples=found, inputs=inputs if starts else None, targets=targets if ends else None)
-            for found, (inputs, targets) in zip(samples, loaded, strict=True)
+            Microbatch(samples=tuple(found), inputs=inputs if starts else None, targets=targets if ends else None)
+            for found in samples
+            for inputs, targets in [next(loaded) if found else (None, None)]
         ]
 
-    def _run(self, actions: Sequence[Action], microbatches: Sequence[Microbatch], context: Context) -> None:
-        """Run a program over `microbatches`."""
+    def _run(
+        self,
+        actions: Sequence[Action],
+        microbatches: Sequence[Microbatch],
+        context: Context,
+        routes: Routes,
+        crossings: Crossings | None = None,
+    ) -> None:
+        """Run a program over `microbatches`; of those that have no sample here, nothing is done."""
+        empty = {i for i, microbatch in enumerate(microbatches) if not microbatch.samples}
+        actions = [action for action in actions if action.microbatch not in empty] if empty else actions
         self.arrays.activate()
         self.compute.begin(microbatches, context)
-        self.transfers.begin(actions, [len(microbatch.samples) for microbatch in microbatches])
+        self.transfers.begin(actions, routes, {} if crossings is None else crossings)
         try:
             self.measured = execute(actions, self.handlers, self.watch, self._advance)
         except NotFiniteError:
@@ -311,9 +353,11 @@ class Worker:
         for advance in self.advance:
             advance()
 
-    def _name_culprit(self, microbatches: Sequence[Microbatch], context: Context, error: NotFiniteError) -> None:
+    def _name_culprit(
+        self, microbatches: Sequence[Microbatch], context: Context, routes: Routes, error: NotFiniteError
+    ) -> None:
         """Every rank found `error` in the tally: repeat the forward pass with a look at all outputs, then at the gradients."""
-        self._run(self._inference(len(microbatches)), microbatches, replace(context, record=False, check=True))
+        self._run(self._inference(len(microbatches)), microbatches, replace(context, record=False, check=True), routes)
         for parameter in self.holding.owned:
             if not self.arrays.xp.isfinite(parameter.settled_grad()).all():
                 raise NotFiniteError(f"{error}: all outputs are finite, the gradient of {parameter.name} is not") from error

@@ -52,7 +52,7 @@ def images():
 class Case:
     model: Callable[[], mt.nn.Model]
     data: Callable[[], mt.data.Dataset]
-    dp: int
+    dp: int | tuple[int, ...]
     pp: int
     microbatches: int
     schedule: str
@@ -66,7 +66,11 @@ class Case:
 
     @property
     def size(self) -> int:
-        return self.dp * self.pp
+        return self.layout.size
+
+    @property
+    def layout(self) -> mt.Layout:
+        return mt.Layout(dp=self.dp, pp=self.pp)
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def train(world, case, layout, microbatches, **settings):
 
 
 def check(world, case):
-    run = train(world, case, mt.Layout(dp=case.dp, pp=case.pp), case.microbatches, **case.settings)
+    run = train(world, case, case.layout, case.microbatches, **case.settings)
     if not run.gradients:
         return  # another rank compares
     one = train(mt.comm.local(1), replace(case, schedule="gpipe"), mt.Layout(), case.alone)

@@ -1,6 +1,6 @@
 """`Mesh`: a world of ranks with a layout laid over it, and `Place`: what one rank sees of it.
 
-Invariant: the layout covers the world exactly, so every rank belongs to one group along every axis.
+Invariant: the layout covers the world exactly, so every rank has one place in it.
 """
 
 from __future__ import annotations
@@ -18,22 +18,28 @@ class Mesh:
         if world.size != layout.size:
             raise ValueError(
                 f"the layout {layout} needs {layout.size} ranks and this job has {world.size}; "
-                f"start {layout.size} ranks, or choose axes whose product is {world.size}"
+                f"start {layout.size} ranks, or choose axes that make {world.size}"
             )
         self.world = world
         self.layout = layout
 
     def place(self, comm: Communicator) -> Place:
         """The groups of the calling rank.  Collective: every rank calls it."""
-        along = {axis: comm.group(self.layout.along(axis, comm.rank)) for axis in self.layout.sizes}
-        return Place(comm=comm, layout=self.layout, dp=along["dp"], pp=along["pp"])
+        pp = self.layout.coordinates(comm.rank)["pp"]
+        dp, links = comm.group(self.layout.replicas(pp)), comm.group(range(comm.size))
+        return Place(comm=comm, layout=self.layout, dp=dp, pp_rank=pp, links=links)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """One rank's view: the whole job, and its group along each axis."""
+    """One rank's view of the job."""
 
+    #: The whole job.
     comm: Communicator
     layout: Layout
+    #: The replicas at this rank's place of the pipeline.
     dp: Communicator
-    pp: Communicator
+    #: That place.
+    pp_rank: int
+    #: The whole job again, for what crosses between places: messages that no other can be taken for.
+    links: Communicator

@@ -62,8 +62,8 @@ class RunSection(Section):
 class LayoutSection(Section):
     """`[layout]`: ranks along each axis."""
 
-    dp: Count = 1
-    """Data-parallel replicas."""
+    dp: Count | tuple[Count, ...] = 1
+    """Data-parallel replicas; or a list of their number at each place of the pipeline, more where stages are heavy."""
     pp: Count = 1
     """Pipeline stages."""
 

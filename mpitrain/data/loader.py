@@ -36,6 +36,12 @@ class Loader:
             self._ahead = [n.tolist() for n in then], self._thread.submit(self._read, then)
         return current.result()
 
+    def shapes_ahead(self) -> list[tuple[int, ...]] | None:
+        """The shapes of the inputs that were read ahead, once they are; `None` if nothing was, or could be."""
+        if self._ahead is None or self._ahead[1].exception():
+            return None
+        return [inputs.shape for inputs, _ in self._ahead[1].result()]
+
     def close(self) -> None:
         """Forget what was read ahead and end the thread."""
         self._thread.shutdown(cancel_futures=True)

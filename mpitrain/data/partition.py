@@ -18,10 +18,9 @@ def split(count: int, parts: int) -> list[tuple[int, int]]:
 
 
 def share(count: int, dp: int, dp_rank: int, microbatches: int) -> list[tuple[int, int]]:
-    """The microbatches (start, stop) of replica `dp_rank` of `dp` in a batch of `count` samples, without empty ones."""
+    """The microbatches (start, stop) of replica `dp_rank` of `dp` in a batch of `count` samples; the last may be empty."""
     first = dp_rank * microbatches
-    runs = split(count, dp * microbatches)[first : first + microbatches]
-    return [(start, stop) for start, stop in runs if start < stop]
+    return split(count, dp * microbatches)[first : first + microbatches]
 
 
 def share_jointly(count: int, dp: int, dp_rank: int, microbatches: int) -> list[tuple[int, int]]:
@@ -30,7 +29,7 @@ def share_jointly(count: int, dp: int, dp_rank: int, microbatches: int) -> list[
     So the microbatches i of all replicas together are the one that a single replica would have.
     """
     runs = [(start, split(stop - start, dp)[dp_rank]) for start, stop in split(count, microbatches)]
-    return [(start + first, start + last) for start, (first, last) in runs if first < last]
+    return [(start + first, start + last) for start, (first, last) in runs]
 
 
 def check_batch(batch: int, dp: int, microbatches: int) -> None:

@@ -81,7 +81,7 @@ class TraceFile:
         self._tracing, self._comm = tracing, place.comm
         tracing.folder.mkdir(parents=True, exist_ok=True)
         path, rank = _path(tracing.folder, place.comm.rank), place.comm.rank
-        header = asdict(_Header(rank=rank, ranks=place.comm.size, pipeline=list(place.layout.along("pp", rank))))
+        header = asdict(_Header(rank=rank, ranks=place.comm.size, pipeline=list(place.layout.pipeline(rank))))
         before = _lines(path)
         kept = [line for line in before[1:] if line["step"] <= after] if before[:1] == [header] else []
         self._file = path.open("w")

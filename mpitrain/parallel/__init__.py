@@ -15,7 +15,7 @@ from mpitrain.parallel.compression import (
 )
 from mpitrain.parallel.data import DataParallel, Exchange, sum_by, sum_over
 from mpitrain.parallel.partition import layer_costs, partition
-from mpitrain.parallel.pipeline import agree_on_boundaries, cut_for, parameters_by_stage
+from mpitrain.parallel.pipeline import Deal, Routes, cut_for, parameters_by_stage
 from mpitrain.parallel.placement import (
     Placement,
     Stages,
@@ -40,6 +40,7 @@ __all__ = [
     "Compression",
     "Compressor",
     "DataParallel",
+    "Deal",
     "ExactGradients",
     "Exchange",
     "LayerProfile",
@@ -47,13 +48,13 @@ __all__ = [
     "PowerSGD",
     "RandomK",
     "Remembered",
+    "Routes",
     "Sign",
     "Stages",
     "SyncBatchNorm2d",
     "TiedWeights",
     "TopK",
     "Zero",
-    "agree_on_boundaries",
     "check_stages",
     "check_start",
     "check_weights",

@@ -25,26 +25,28 @@ def partition(
     stages: int,
     memory: Sequence[float] | Sequence[Sequence[float]] | None = None,
     limit: float = inf,
+    widths: Sequence[int] | None = None,
 ) -> list[tuple[int, int]]:
     """Cut layers of the given `costs` into `stages` runs, (start, stop) each, such that the costliest run is as cheap as can
     be, and the `memory` of the layers of a run is at most `limit`.
 
     `memory` has one entry a layer, or one such row for each stage where that depends on the stage, as with the activations
-    that 1F1B holds.  Exact, by dynamic programming over the number of runs.  `ValueError` if there are more stages than
-    layers, or if no cut keeps to `limit`.
+    that 1F1B holds.  `widths` are the ranks that share the work of each stage, by default one.  Exact, by dynamic programming
+    over the number of runs.  `ValueError` if there are more stages than layers, or if no cut keeps to `limit`.
     """
     layers = len(costs)
     if not 1 <= stages <= layers:
         raise ValueError(f"{stages} stages were asked for and the model has {layers} layers; expected 1 to {layers} stages")
     cost = list(accumulate(costs, initial=0.0))
     rows = np.broadcast_to(np.asarray(0.0 if memory is None else memory, float), (stages, layers))
+    shared_by = widths or [1] * stages
     held = [list(accumulate(row, initial=0.0)) for row in rows.tolist()]
 
     def bytes_of(stage: int, start: int, stop: int) -> float:
         return held[stage][stop] - held[stage][start]
 
     def cost_of(stage: int, start: int, stop: int) -> float:
-        return cost[stop] - cost[start] if bytes_of(stage, start, stop) <= limit else inf
+        return (cost[stop] - cost[start]) / shared_by[stage] if bytes_of(stage, start, stop) <= limit else inf
 
     slowest, cuts = _smallest_maximum(cost_of, layers, stages)
     if slowest == inf:

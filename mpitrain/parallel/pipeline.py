@@ -1,23 +1,19 @@
-"""Pipeline parallelism: the stages of a rank, and what crosses between stages.
+"""Pipeline parallelism: the stages of a rank, and which samples it shares with the replicas of the stages beside them.
 
-Invariant: a parameter of a rank belongs to one of its stages, however many compute with it; both sides of a boundary know what
-crosses it.
+Invariant: a parameter of a rank belongs to one of its stages, however many compute with it; what two ranks share of a
+microbatch follows from the batch's size and the layout, so both know it without a word.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
 
-import numpy as np
-
-from mpitrain.arrays import FLOATS, Arrays
-from mpitrain.autograd import Context, Tensor
-from mpitrain.comm.communicator import Communicator
+from mpitrain.comm import Place
 from mpitrain.nn import Model, Parameter, Sequential
-from mpitrain.program import Boundary
-from mpitrain.program.transfer import MAX_PARTS
+from mpitrain.program import Piece
+
+#: How a batch is dealt: for a number of replicas and one of them, its microbatches (start, stop) in the batch.
+Deal = Callable[[int, int], Sequence[tuple[int, int]]]
 
 
 def cut_for(model: Model, ranges: Sequence[tuple[int, int]], owner: Mapping[int, int], rank: int) -> dict[int, Sequential]:
@@ -36,67 +32,35 @@ def parameters_by_stage(stages: Mapping[int, Sequential]) -> dict[int, list[Para
     return found
 
 
-def agree_on_boundaries(
-    comm: Communicator,
-    owner: Mapping[int, int],
-    stages: Mapping[int, Sequential],
-    sample: np.ndarray | None,
-    arrays: Arrays,
-    dtype: np.dtype,
-    whole: Callable[[int], AbstractContextManager[None]],
-) -> dict[int, tuple[Boundary, ...]]:
-    """For each stage that borders on one of this rank's: what enters it, learnt by passing one sample down the pipeline once.
+class Routes:
+    """The ways of a batch from the rank at `place` to the stages beside its own; a `Route`."""
 
-    `sample` is the input of one sample, with its sample dim, on the rank of stage 0; real numbers enter as `dtype`.  A stage's
-    weights are there within `whole(stage)`.  Collective over `comm`.
-    """
-    found: dict[int, tuple[Boundary, ...]] = {}
-    x: Any = (
-        None if sample is None else Tensor(arrays.asarray(sample, dtype if sample.dtype.kind == "f" else None), context=_DRY)
-    )
-    for stage in range(len(owner)):
-        if owner[stage] == comm.rank:
-            parts = [_stand_in(part, arrays) for part in found.get(stage, ())] if stage > 0 else [x]
-            with whole(stage):
-                x = stages[stage](parts[0] if len(parts) == 1 else tuple(parts))
-        if stage + 1 < len(owner):
-            found |= _pass_on(comm, owner[stage], owner[stage + 1], stage + 1, x if isinstance(x, tuple) else (x,))
-    return found
+    def __init__(self, place: Place, owner: Mapping[int, int], deal: Deal) -> None:
+        self._owner, self._layout = owner, place.layout
+        self._width, self._replica = place.dp.size, place.dp.rank
+        #: This rank's microbatches.
+        self.runs = list(deal(self._width, self._replica))
+        self._deal = deal
+        self._known: dict[int, list[list[Piece]]] = {}
 
+    def __call__(self, stage: int, microbatch: int) -> list[Piece]:
+        """The pieces that this rank shares with the replicas of a neighbouring `stage`."""
+        pp = self._owner[stage]
+        if pp not in self._known:
+            self._known[pp] = self._pieces(pp)
+        return self._known[pp][microbatch]
 
-_DTYPES = [*FLOATS.values(), *map(np.dtype, ("int64", "int32", "int16", "int8", "uint8", "uint16", "bool"))]
-_HEADER = 10  # numbers in the header of a part: dims, dtype, and up to 8 dims
-
-
-def _stand_in(part: Boundary, arrays: Arrays) -> Tensor:
-    """A sample of zeros."""
-    return Tensor(arrays.zeros((1, *part.shape), part.dtype), context=_DRY)
-
-
-_DRY = Context(record=False, train=False)
-
-
-def _pass_on(
-    comm: Communicator, source: int, dest: int, stage: int, parts: Sequence[Tensor]
-) -> dict[int, tuple[Boundary, ...]]:
-    """Tell `dest` the shapes and dtypes that enter `stage`; on the two ranks, what was told.
-
-    `ValueError` if a layer hands on more tensors than a message can have parts.
-    """
-    header = np.full((MAX_PARTS, _HEADER), -1, np.int64)
-    if comm.rank == source:
-        if len(parts) > MAX_PARTS:
-            raise ValueError(
-                f"{len(parts)} tensors cross into stage {stage}; expected at most {MAX_PARTS}: join some, or cut elsewhere"
-            )
-        for row, part in zip(header, parts, strict=False):
-            row[:2] = part.data.ndim - 1, _DTYPES.index(part.data.dtype)
-            row[2 : 1 + part.data.ndim] = part.shape[1:]
-        if source != dest:
-            comm.isend(header, dest, stage).wait()
-    elif comm.rank == dest:
-        comm.irecv(header, source, stage).wait()
-    else:
-        return {}
-    told = [row for row in header.tolist() if row[0] >= 0]
-    return {stage: tuple(Boundary(shape=tuple(shape[:dims]), dtype=_DTYPES[dtype]) for dims, dtype, *shape in told)}
+    def _pieces(self, pp: int) -> list[list[Piece]]:
+        """For each microbatch, the pieces shared with the replicas at place `pp` of the pipeline."""
+        width = self._layout.widths[pp]
+        # As many replicas have the same runs each, and a thousand need not be looked through.
+        others = [self._replica] if width == self._width else range(width)
+        theirs = [(self._layout.rank(pp=pp, dp=dp), self._deal(width, dp)) for dp in others]
+        return [
+            [
+                Piece(peer, max(start, runs[i][0]) - start, min(stop, runs[i][1]) - start)
+                for peer, runs in theirs
+                if max(start, runs[i][0]) < min(stop, runs[i][1])
+            ]
+            for i, (start, stop) in enumerate(self.runs)
+        ]

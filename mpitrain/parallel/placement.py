@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from math import inf
 
 from mpitrain.nn import Model
 from mpitrain.parallel.partition import layer_costs, partition
@@ -23,23 +22,28 @@ WAYS = ("parameters", "auto")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:
-    """Stages as runs of layers, (start, stop) each, with the cost of each layer."""
+    """Stages as runs of layers, (start, stop) each, with the cost of each layer where most replicas share the samples."""
 
     ranges: list[tuple[int, int]]
     costs: list[float]
+    #: The number of replicas of each stage.
+    widths: Sequence[int]
     #: What a cost is, for a person: "parameters" or "ms".
     unit: str
     by: str
 
     @property
     def by_stage(self) -> list[float]:
-        """The cost of each stage."""
-        return [sum(self.costs[start:stop]) for start, stop in self.ranges]
+        """The cost of each stage on a rank: a narrower one has more of the samples there."""
+        widest = max(self.widths)
+        return [
+            sum(self.costs[start:stop]) * widest / width for (start, stop), width in zip(self.ranges, self.widths, strict=True)
+        ]
 
     def __str__(self) -> str:
         layers = ", ".join(f"{start}-{stop - 1}" if stop - start > 1 else str(start) for start, stop in self.ranges)
         slowest = max(self.by_stage)
-        share = slowest * len(self.ranges) / sum(self.costs) if slowest else 1.0
+        share = slowest * len(self.ranges) / sum(self.by_stage) if slowest else 1.0
         amount = f"{slowest:,.0f}" if self.unit == "parameters" else f"{slowest:,.3g}"
         return (
             f"{len(self.ranges)} stages by {self.by}: layers {layers}; the slowest, stage {self.by_stage.index(slowest)}, "
@@ -57,37 +61,48 @@ def check_stages(stages: Stages) -> None:
         )
 
 
-def place_by_parameters(model: Model, stages: int) -> Placement:
-    """The largest stage as small as can be."""
-    return Placement(ranges=partition(layer_costs(model), stages), costs=_sizes(model), unit="parameters", by="parameters")
+def place_by_parameters(model: Model, widths: Sequence[int]) -> Placement:
+    """A stage for each of `widths`, the number of its replicas; the largest, for its width, as small as can be."""
+    ranges = partition(layer_costs(model), len(widths), widths=widths)
+    return Placement(ranges=ranges, costs=_sizes(model), widths=widths, unit="parameters", by="parameters")
 
 
-def place_by_hand(model: Model, layers: Sequence[int], stages: int) -> Placement:
-    """Stages of so many `layers` each.  `ValueError` if they are not all the layers of the model, in so many stages."""
+def place_by_hand(model: Model, layers: Sequence[int], widths: Sequence[int]) -> Placement:
+    """Stages of so many `layers` each.  `ValueError` if they are not all the layers of the model, in as many stages."""
+    stages = len(widths)
     if len(layers) != stages or sum(layers) != len(model.layers):
         raise ValueError(
             f"stages = {list(layers)} makes {len(layers)} stages of {sum(layers)} layers in all; expected {stages} stages, one "
             f"number for each stage of the schedule, and {len(model.layers)} layers, all that the model has"
         )
     ranges = list(pairwise(accumulate(layers, initial=0)))
-    return Placement(ranges=ranges, costs=_sizes(model), unit="parameters", by="hand")
+    return Placement(ranges=ranges, costs=_sizes(model), widths=widths, unit="parameters", by="hand")
 
 
 def place_by_time(
-    profile: Sequence[LayerProfile], schedule: Schedule, kept: Sequence[float] | None = None, limit: float = inf
+    profile: Sequence[LayerProfile],
+    schedule: Schedule,
+    kept: Sequence[Sequence[float]],
+    limit: float,
+    widths: Sequence[int],
 ) -> Placement:
     """The slowest stage of `schedule` as fast as can be, where no rank holds more than `limit` bytes.
 
-    `kept` are the bytes that each layer takes beside what the microbatches under way keep.  A rank's stages share its limit
+    `profile` is of a microbatch of the widest stage; `widths` has the number of replicas of each.  `kept` are, for each stage,
+    the bytes that each layer would take there beside what the microbatches under way keep.  A rank's stages share its limit
     evenly.  `ValueError` if there is no such placement.
     """
     owner = owners(schedule)
     held = [peak_activations([a for a in schedule[owner[stage]] if a.stage == stage]) for stage in sorted(owner)]
-    fixed = [0.0] * len(profile) if kept is None else kept
-    memory = [[own + count * layer.saved for own, layer in zip(fixed, profile, strict=True)] for count in held]
+    # A narrower stage has more of each microbatch on a rank.
+    widest = max(widths)
+    memory = [
+        [own + count * layer.saved * widest / width for own, layer in zip(fixed, profile, strict=True)]
+        for fixed, count, width in zip(kept, held, widths, strict=True)
+    ]
     costs = [layer.seconds * 1e3 for layer in profile]
-    ranges = partition(costs, len(owner), memory, limit * len(schedule) / len(owner))
-    return Placement(ranges=ranges, costs=costs, unit="ms a microbatch", by="measured time")
+    ranges = partition(costs, len(owner), memory, limit * len(schedule) / len(owner), widths)
+    return Placement(ranges=ranges, costs=costs, widths=widths, unit="ms a microbatch", by="measured time")
 
 
 def _sizes(model: Model) -> list[float]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mpitrain.comm.communicator import Communicator
+from mpitrain.arrays import namespace
+from mpitrain.comm import Communicator, Place
 from mpitrain.nn import Model, Parameter
 from mpitrain.program.action import Action
 
@@ -30,18 +31,24 @@ class TiedWeights:
     """TIE for the stages of a rank of a pipeline."""
 
     def __init__(
-        self, comm: Communicator, shared: Mapping[str, tuple[int, ...]], stages: Mapping[int, Sequence[Parameter]]
+        self, place: Place, shared: Mapping[str, tuple[int, ...]], stages: Mapping[int, Sequence[Parameter]], *, sharded: bool
     ) -> None:
-        """`shared` as `holders` gives it, the same on every rank of `comm`; `stages` maps this rank's stages to their
-        parameters.
+        """`shared` as `holders` gives it; `stages` maps this rank's stages to their parameters, or the shards of them that it
+        keeps if they are `sharded` over the replicas.
 
-        Collective over `comm`: one group is made for each shared parameter.
+        Collective: one group is made for each shared parameter.
         """
         self.joins: dict[int, list[tuple[Parameter, Communicator]]] = {stage: [] for stage in stages}
+        #: Whether this rank's gradient of a shared parameter enters the sum: replicas have the same one, but for shards.
+        self.counts = sharded or place.dp.rank == 0
+        self.even = place.layout.even
         mine = {p.name: p for parameters in stages.values() for p in parameters}
-        for name, ranks in sorted(shared.items()):
-            group = comm.group(ranks if comm.rank in ranks else [comm.rank])
-            if comm.rank in ranks:
+        for name, holding in sorted(shared.items()):
+            # Replica i of each place, who all keep the same rows; or, where places differ in width, everyone.
+            lanes = place.layout.pipeline(place.comm.rank) if self.even else ()
+            ranks = [lanes[pp] for pp in holding] if self.even else [r for pp in holding for r in place.layout.replicas(pp)]
+            group = place.comm.group(ranks if place.pp_rank in holding else [place.comm.rank])
+            if place.pp_rank in holding:
                 # All in the first stage's TIE: stage by stage, ranks that share two weights could come to them in opposite
                 # orders, each waiting for the other.
                 self.joins[min(stages)].append((mine[name], group))
@@ -49,4 +56,13 @@ class TiedWeights:
     def tie(self, action: Action) -> None:
         """TIE: sum the gradients of the rank's shared parameters, in its first stage's action."""
         for parameter, group in self.joins[action.stage]:
-            group.allreduce(parameter.settled_grad())
+            grad = parameter.settled_grad()
+            if self.even:
+                group.allreduce(grad)
+                continue
+            rows = slice(*parameter.box[0])
+            whole = namespace(grad).zeros(parameter.shape, grad.dtype)
+            if self.counts:
+                whole[rows] = grad
+            group.allreduce(whole)
+            grad[...] = whole[rows]

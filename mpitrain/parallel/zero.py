@@ -74,6 +74,7 @@ class Zero:
 
     def free(self, action: Action) -> None:
         """FREE: let the stage's whole weights go."""
+        self.need(action.stage)  # a rank without samples has not waited for them
         for whole in self.used[action.stage]:
             self.users[whole].discard(action.stage)
             if not self.users[whole]:

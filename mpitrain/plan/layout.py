@@ -76,19 +76,19 @@ def plan(
     """
     actions = schedule(layout.pp, microbatches)
     owner = owners(actions)
-    count, costs = len(owner), layer_costs(model)
-    ranges = (place_by_parameters(model, count) if isinstance(stages, str) else place_by_hand(model, stages, count)).ranges
-    by_stage = [sum(costs[start:stop]) for start, stop in ranges]
+    widths, costs = [layout.widths[pp] for _, pp in sorted(owner.items())], layer_costs(model)
+    ranges = (place_by_parameters(model, widths) if isinstance(stages, str) else place_by_hand(model, stages, widths)).ranges
+    by_stage = [sum(costs[start:stop]) / replicas for (start, stop), replicas in zip(ranges, widths, strict=True)]
     timeline = simulate(add_transfers(actions), Costs(forward=by_stage, input_grad=by_stage, weight_grad=by_stage))
     kept = saved_bytes(model, sample)
-    width, rows = float_dtype(dtype).itemsize, -(-batch // (layout.dp * microbatches))
+    width, rows = float_dtype(dtype).itemsize, -(-batch // microbatches)
 
-    def shared(size: int, level: int) -> int:
+    def shared(size: int, level: int, replicas: int) -> int:
         """What a replica holds of `size` bytes that are shared out from ZeRO's `level` on."""
-        return size // layout.dp if zero >= level else size
+        return size // replicas if zero >= level else size
 
     ranks = []
-    for pp in range(layout.pp):
+    for pp, replicas in enumerate(layout.widths):
         mine = [ranges[stage] for stage in sorted(owner) if owner[stage] == pp]
         held = [p for found in parameters_by_stage(cut_for(model, ranges, owner, pp)).values() for p in found]
         size = sum(p.size for p in held)
@@ -96,19 +96,26 @@ def plan(
         ranks.append(
             RankPlan(
                 pp=pp,
-                ranks=layout.along("dp", layout.rank(dp=0, pp=pp)),
+                ranks=layout.replicas(pp),
                 layers=tuple(mine),
                 parameters=size,
-                weights=shared(size * width, 3),
-                gradients=shared(size * width, 2),
-                optimizer=shared(size * width * len(optimizer.slots), 1),
+                weights=shared(size * width, 3, replicas),
+                gradients=shared(size * width, 2, replicas),
+                optimizer=shared(size * width * len(optimizer.slots), 1, replicas),
                 held=timeline.peak_activations[pp],
-                activations=activations * rows * timeline.peak_activations[pp],
+                activations=activations * -(-rows // replicas) * timeline.peak_activations[pp],
             )
         )
     bubble = sum(timeline.bubble) / (timeline.makespan * layout.pp)
     total = sum(p.size for p in model.parameters())
-    return Plan(layout=layout, parameters=total, ranks=tuple(ranks), bubble=bubble, microbatches=microbatches, microbatch=rows)
+    return Plan(
+        layout=layout,
+        parameters=total,
+        ranks=tuple(ranks),
+        bubble=bubble,
+        microbatches=microbatches,
+        microbatch=-(-rows // layout.widest),
+    )
 
 
 def _mib(size: int) -> str:

@@ -28,7 +28,7 @@ from mpitrain.program.schedules import (
     zb_v,
 )
 from mpitrain.program.simulate import Costs, Durations, Timeline, peak_activations, simulate
-from mpitrain.program.transfer import Boundary, Mail, Transfers, tag_of
+from mpitrain.program.transfer import Crossings, Mail, Piece, Route, Transfers, tag_of
 from mpitrain.program.update import Metrics, Sums, Update, plain_sums
 from mpitrain.program.validate import ProgramError, validate
 
@@ -36,9 +36,9 @@ __all__ = [
     "SCHEDULES",
     "Action",
     "B",
-    "Boundary",
     "Compute",
     "Costs",
+    "Crossings",
     "Durations",
     "F",
     "Handlers",
@@ -47,8 +47,10 @@ __all__ = [
     "Measured",
     "Metrics",
     "Microbatch",
+    "Piece",
     "Program",
     "ProgramError",
+    "Route",
     "Schedule",
     "ScheduleFunction",
     "Sums",

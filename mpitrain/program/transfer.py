@@ -1,37 +1,46 @@
 """Transfers between stages: the actions SEND_F, RECV_F, SEND_B, RECV_B.
 
 Invariant: receives are posted early and in the program's order, sends never block, and a tag carries (direction, stage,
-microbatch); so two messages can never be taken for each other, and every acyclic program is free of deadlock.
+microbatch); so two messages can never be taken for each other, and every acyclic program is free of deadlock.  What crosses is
+told once, in a header before its first message, and both sides remember it.
+
+A stage may have another number of replicas than its neighbour.  Then each replica sends every replica of the neighbour the
+samples that the two share: a piece, which is a run of rows at both ends, so nothing is copied to scatter or to gather.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from mpitrain.arrays import Array, Arrays
 from mpitrain.comm.communicator import Communicator, Request
 from mpitrain.program.action import Action, Kind
+from mpitrain.program.crossing import MAX_PARTS, Crossing, crossing_of, header, learnt, told
 
 #: A stage and a microbatch.
 Slot = tuple[int, int]
 
 #: What crosses between two stages at once: one array, or as many as a layer's tuple of tensors has.
 Parts = tuple[Array, ...]
-MAX_PARTS = 8
+
+#: For each slot that arrays cross into, what they are.
+Crossings = dict[Slot, Crossing]
 
 #: Each kind of transfer: its direction, and the offset of the stage that the message is for.
 _MESSAGES = {Kind.SEND_F: (0, +1), Kind.RECV_F: (0, 0), Kind.SEND_B: (1, -1), Kind.RECV_B: (1, 0)}
+#: ... and the offset of the stage at the other end.
+_OTHER_END = {Kind.SEND_F: +1, Kind.RECV_F: -1, Kind.SEND_B: -1, Kind.RECV_B: +1}
 
 
-def tag_of(action: Action, stages: int, part: int = 0) -> int:
-    """The tag of a message of a transfer, one for each (direction, receiving stage, microbatch, part)."""
+def tag_of(action: Action, stages: int, part: int = MAX_PARTS) -> int:
+    """The tag of a message of a transfer, one for each (direction, receiving stage, microbatch, part); of its header by
+    default.
+    """
     direction, offset = _MESSAGES[action.kind]
     assert action.microbatch is not None
-    return ((action.microbatch * stages + action.stage + offset) * 2 + direction) * MAX_PARTS + part
+    return ((action.microbatch * stages + action.stage + offset) * 2 + direction) * (MAX_PARTS + 1) + part
 
 
 @dataclass(slots=True)
@@ -45,87 +54,129 @@ class Mail:
     grads: dict[Slot, Parts] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Boundary:
-    """A part of what crosses from one stage to the next, for one sample: `shape` without the sample dim."""
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows `start .. stop` of this rank's part of a microbatch, which the rank `peer` has too."""
 
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    peer: int
+    start: int
+    stop: int
 
-    @property
-    def has_grad(self) -> bool:
-        """Whether a gradient comes back for it."""
-        return self.dtype.kind not in "iub"
+
+#: For a neighbouring stage and a microbatch, the pieces that this rank shares with that stage's replicas.
+Route = Callable[[int, int], Sequence[Piece]]
 
 
 class Transfers:
     """The sends and receives of one rank of a pipeline."""
 
-    def __init__(
-        self,
-        comm: Communicator,
-        owner: Mapping[int, int],
-        boundaries: Mapping[int, Sequence[Boundary]],
-        mail: Mail,
-        arrays: Arrays,
-        ahead: int = 2,
-    ) -> None:
-        """`owner` maps a stage to its rank in `comm`, `boundaries` a stage to what enters it; `ahead` receives are early."""
-        self.comm, self.owner, self.boundaries = comm, owner, boundaries
-        self.mail, self.arrays, self.ahead = mail, arrays, ahead
+    def __init__(self, comm: Communicator, stages: int, mail: Mail, arrays: Arrays, ahead: int = 2) -> None:
+        """`ahead` receives are posted early."""
+        self.comm, self.stages, self.mail, self.arrays, self.ahead = comm, stages, mail, arrays, ahead
         self.coming: deque[Action] = deque()
-        self.posted: dict[Action, list[tuple[Request, Array]]] = {}
+        self.posted: dict[Action, tuple[list[Request], Parts]] = {}
         self.sending: deque[tuple[Request, Array]] = deque()
-        self.rows: Sequence[int] = ()
+        self.route: Route = lambda stage, microbatch: ()
+        self.crossings: Crossings = {}
 
-    def begin(self, actions: Sequence[Action], rows: Sequence[int]) -> None:
-        """Start a program whose microbatch i has `rows[i]` samples."""
+    def begin(self, actions: Iterable[Action], route: Route, crossings: Crossings) -> None:
+        """Start a program.  `crossings` is what the ranks remember of one like it, or empty on all of them; it is filled in."""
         assert not self.posted, "the step before has ended"
-        self.rows = rows
-        self.coming = deque(action for action in actions if action.kind in (Kind.RECV_F, Kind.RECV_B))
+        self.route, self.crossings = route, crossings
+        receives = (action for action in actions if action.kind in (Kind.RECV_F, Kind.RECV_B))
+        self.coming = deque(action for action in receives if _crossed(action) in crossings)
         for _ in range(self.ahead):
             self._post()
 
     def receive(self, action: Action) -> None:
         """RECV_F, RECV_B: wait for the message, and post the next receive in its place."""
-        assert action.microbatch is not None
-        posted = self.posted.pop(action)
-        self._post()
-        for request, _ in posted:
+        if action in self.posted:
+            requests, parts = self.posted.pop(action)
+            self._post()
+        else:
+            # The gradient of a stage's output is known from that output, which was sent by now.
+            if action.kind is Kind.RECV_F:
+                self.crossings[_crossed(action)] = self._learn(action)
+            requests, parts = self._start(action)
+        for request in requests:
             request.wait()
         box = self.mail.inputs if action.kind is Kind.RECV_F else self.mail.grads
-        box[action.stage, action.microbatch] = tuple(buffer for _, buffer in posted)
+        box[_slot(action)] = parts
 
     def send(self, action: Action) -> None:
         """SEND_F, SEND_B: start the message; its array is kept until it has left."""
         while self.sending and self.sending[0][0].done():
             self.sending.popleft()
-        _, offset = _MESSAGES[action.kind]
-        assert action.microbatch is not None
-        stage = action.stage + offset
-        box = self.mail.inputs if action.kind is Kind.SEND_F else self.mail.grads
-        for part, x in enumerate(map(self.arrays.xp.ascontiguousarray, box.pop((stage, action.microbatch)))):
-            tag = tag_of(action, len(self.owner), part)
-            self.sending.append((self.comm.isend(x, self.owner[stage], tag), x))
+        forward = action.kind is Kind.SEND_F
+        stage, i = slot = action.stage + _OTHER_END[action.kind], _slot(action)[1]
+        box = self.mail.inputs if forward else self.mail.grads
+        parts = [self.arrays.xp.ascontiguousarray(part) for part in box.pop(slot)]
+        pieces = self.route(stage, i)
+        if forward and slot not in self.crossings:
+            self.crossings[slot] = crossing_of(parts, sum(piece.stop - piece.start for piece in pieces), stage)
+            for piece in pieces:
+                self._send(told(self.crossings[slot]), piece.peer, tag_of(action, self.stages))
+        for number, part in enumerate(parts):
+            tag = tag_of(action, self.stages, number)
+            for piece in pieces:
+                self._send(part[piece.start : piece.stop], piece.peer, tag)
 
     def end(self) -> None:
         """Wait until everything that was sent has left."""
         while self.sending:
             self.sending.popleft()[0].wait()
 
+    def _send(self, x: Array, peer: int, tag: int) -> None:
+        self.sending.append((self.comm.isend(x, peer, tag), x))
+
+    def _learn(self, action: Action) -> Crossing:
+        """What is about to arrive, from the headers of those who send it."""
+        pieces, tag = self.route(action.stage - 1, _slot(action)[1]), tag_of(action, self.stages)
+        headers = [header() for _ in pieces]
+        for request in [self.comm.irecv(found, piece.peer, tag) for found, piece in zip(headers, pieces, strict=True)]:
+            request.wait()
+        first, *others = map(learnt, headers)
+        for piece, other in zip(pieces[1:], others, strict=True):
+            if other != first:
+                raise ValueError(
+                    f"rank {pieces[0].peer} sends {_shown(first)} and rank {piece.peer} {_shown(other)} into {action}; "
+                    "expected one shape: where replicas share a microbatch, its samples have to be alike"
+                )
+        return first
+
     def _post(self) -> None:
-        if not self.coming:
-            return
-        action = self.coming.popleft()
-        assert action.microbatch is not None
-        # The gradient of a stage's output has the shape of the next stage's input.
-        forward = action.kind is Kind.RECV_F
-        boundary = self.boundaries[action.stage if forward else action.stage + 1]
-        source = self.owner[action.stage - 1 if forward else action.stage + 1]
-        parts = boundary if forward else [part for part in boundary if part.has_grad]
-        rows = self.rows[action.microbatch]
-        buffers = [self.arrays.empty((rows, *part.shape), part.dtype) for part in parts]
-        tags = (tag_of(action, len(self.owner), part) for part in range(len(buffers)))
-        self.posted[action] = [
-            (self.comm.irecv(buffer, source, tag), buffer) for buffer, tag in zip(buffers, tags, strict=False)
+        if self.coming:
+            action = self.coming.popleft()
+            self.posted[action] = self._start(action)
+
+    def _start(self, action: Action) -> tuple[list[Request], Parts]:
+        """Start to receive, each piece to its rows."""
+        crossing = self.crossings[_crossed(action)]
+        pieces = self.route(action.stage + _OTHER_END[action.kind], _slot(action)[1])
+        rows = sum(piece.stop - piece.start for piece in pieces)
+        parts = tuple(
+            self.arrays.empty((rows, *part.shape), part.dtype)
+            for part in crossing
+            if action.kind is Kind.RECV_F or part.has_grad
+        )
+        requests = [
+            self.comm.irecv(part[piece.start : piece.stop], piece.peer, tag_of(action, self.stages, number))
+            for number, part in enumerate(parts)
+            for piece in pieces
         ]
+        return requests, parts
+
+
+def _slot(action: Action) -> Slot:
+    assert action.microbatch is not None
+    return action.stage, action.microbatch
+
+
+def _crossed(receive: Action) -> Slot:
+    """The slot whose input `receive` brings, or that input's gradient: it has the shape of the next stage's input."""
+    stage, i = _slot(receive)
+    return (stage if receive.kind is Kind.RECV_F else stage + 1), i
+
+
+def _shown(crossing: Crossing) -> str:
+    return ", ".join(f"{part.dtype} {part.shape}" for part in crossing)

@@ -65,13 +65,18 @@ class Update:
         clip: float | None,
         sums: Sums = plain_sums,
         clip_value: float | None = None,
+        *,
+        changing: Callable[[], bool] = lambda: False,
     ) -> None:
         """`states` by stage; `counted` are the parameters, or shards of some, that this rank alone enters into the norm.
 
-        `clip` bounds the norm of the mean gradient, and then `clip_value` each of its elements.
+        `clip` bounds the norm of the mean gradient, and then `clip_value` each of its elements.  `changing` says whether this
+        rank knows that what comes next has other shapes.
         """
         self.comm, self.compute, self.states, self.counted, self.clip = comm, compute, states, counted, clip
-        self.sums, self.clip_value = sums, clip_value
+        self.sums, self.clip_value, self.changing = sums, clip_value, changing
+        #: Whether any rank knew so in the last tally.
+        self.changes = False
         self.metrics = Metrics(loss=math.nan, count=0)
         self.grad_scale = 1.0
 
@@ -80,8 +85,9 @@ class Update:
         training = self.compute.context.record
         norms = squared_norms(p for p in self.counted if training and not isinstance(p, Statistic))
         squares = [float(to_host(square)) for square in norms]
-        here = self.compute.loss_values(), [self.compute.count], [self.compute.correct], squares
-        loss_sum, count, correct, norm = self.sums(self.comm, here)
+        here = self.compute.loss_values(), [self.compute.count], [self.compute.correct], squares, [float(self.changing())]
+        loss_sum, count, correct, norm, changing = self.sums(self.comm, here)
+        self.changes = changing > 0
         loss = loss_sum / count if count else math.nan
         # Gradients were seeded with the weight of a sample; what is wanted is that of the mean over the counted targets.
         scale = 1.0 / (count * self.compute.context.sample_weight) if count else math.nan

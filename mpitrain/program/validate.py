@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from mpitrain.program.action import Action, Kind, Program, owners
 from mpitrain.program.replay import SENDERS, replay, sender_of
 from mpitrain.program.simulate import HELD
-from mpitrain.program.transfer import MAX_PARTS, tag_of
+from mpitrain.program.transfer import tag_of
 
 
 class ProgramError(ValueError):
@@ -31,7 +31,8 @@ def validate(
     latest when its action is reached, and waits for its sends only after its last action.  So whatever a send waits for, the
     next action of some rank can always be done if the replay, in which only receives and the tally wait, comes to its end:
     take the first action of the replay that is not done yet; if it is a receive, its send was started and it is posted.  After
-    the last action every receive is posted, so every send ends.  This holds for any number of receives posted early.
+    the last action every receive is posted, so every send ends.  This holds for any number of receives posted early, and
+    for any number of replicas a stage: what waits for an action then waits for it on some replicas.
     """
     _check_compute(program, backward)
     _check_order(program)
@@ -44,7 +45,7 @@ def validate(
     if limits is not None:
         _check_limits(program, limits)
     stages = len(owners(program))
-    largest = max((tag_of(a, stages, MAX_PARTS - 1) for actions in program for a in actions if a.kind in SENDERS), default=0)
+    largest = max((tag_of(a, stages) for actions in program for a in actions if a.kind in SENDERS), default=0)
     if max_tag is not None and largest > max_tag:
         raise ProgramError(
             f"the program needs message tags up to {largest} and this MPI allows {max_tag}; use fewer microbatches or stages"

@@ -74,7 +74,7 @@ def test_auto_finds_the_best_cut_of_layers_that_sleep(world):
 
 def test_parameters_know_nothing_of_time():
     placed = trainer(sleeper(0, 0, 0, 0, 0)).placement  # 20 parameters, none, 15
-    assert placed == place_by_parameters(sleeper(1, 2, 3, 4, 5), 2)
+    assert placed == place_by_parameters(sleeper(1, 2, 3, 4, 5), [1, 1])
     assert placed.by_stage == [20, 15]
     assert str(placed).startswith("2 stages by parameters: layers 0")
 
@@ -108,27 +108,41 @@ layers = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 9)), min_size=1, 
 
 
 @settings(max_examples=150, deadline=None)
-@given(layers, st.integers(1, 4), st.integers(1, 6), st.sampled_from(["1f1b", "gpipe"]), st.integers(5, 120))
-def test_no_cut_within_the_memory_is_faster(layers, stages, microbatches, name, limit):
-    """Against every cut.  1F1B holds min(m, p - s) microbatches on stage s, GPipe all m (Narayanan et al. 2021, section 2)."""
+@given(
+    layers,
+    st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=4),
+    st.integers(1, 6),
+    st.sampled_from(["1f1b", "gpipe"]),
+    st.integers(5, 120),
+)
+def test_no_cut_within_the_memory_is_faster(layers, widths, microbatches, name, limit):
+    """Against every cut.  1F1B holds min(m, p - s) microbatches on stage s, GPipe all m (Narayanan et al. 2021, section 2).
+
+    A stage with half as many replicas as the widest has twice the samples of each microbatch on a rank.
+    """
+    stages, more = len(widths), [max(widths) // width for width in widths]
     if stages > len(layers):
         return
     profile = [LayerProfile(seconds=cost / 1e3, saved=saved) for cost, saved in layers]
-    kept = [1.0] * len(layers)
+    kept = [[1.0] * len(layers)] * stages
 
     def fits(cuts):
         held = [min(microbatches, stages - s) if name == "1f1b" else microbatches for s in range(stages)]
-        sizes = [sum(1 + held[s] * layers[i][1] for i in range(a, b)) for s, (a, b) in enumerate(pairwise(cuts))]
+        sizes = [sum(1 + held[s] * layers[i][1] * more[s] for i in range(a, b)) for s, (a, b) in enumerate(pairwise(cuts))]
         return max(sizes) <= limit
 
     every = [(0, *inner, len(layers)) for inner in combinations(range(1, len(layers)), stages - 1)]
-    times = [max(sum(cost for cost, _ in layers[a:b]) for a, b in pairwise(cuts)) for cuts in every if fits(cuts)]
+    times = [
+        max(sum(cost for cost, _ in layers[a:b]) * more[s] for s, (a, b) in enumerate(pairwise(cuts)))
+        for cuts in every
+        if fits(cuts)
+    ]
     schedule = schedule_named(name)(stages, microbatches)
     if not times:
         with pytest.raises(ValueError, match="no cut of"):
-            place_by_time(profile, schedule, kept, limit)
+            place_by_time(profile, schedule, kept, limit, widths)
         return
-    placed = place_by_time(profile, schedule, kept, limit)
+    placed = place_by_time(profile, schedule, kept, limit, widths)
     assert max(placed.by_stage) == pytest.approx(min(times))
     assert fits([0, *(stop for _, stop in placed.ranges)])
 
@@ -136,7 +150,7 @@ def test_no_cut_within_the_memory_is_faster(layers, stages, microbatches, name, 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6))
 def test_by_hand_every_layer_is_in_one_stage(counts):
     model = mt.nn.Model([mt.nn.Linear(1, 1) for _ in range(sum(counts))], mt.nn.MeanSquaredError())
-    placed = place_by_hand(model, counts, len(counts))
+    placed = place_by_hand(model, counts, [1] * len(counts))
     assert [i for start, stop in placed.ranges for i in range(start, stop)] == list(range(sum(counts)))
     assert [stop - start for start, stop in placed.ranges] == counts
 

@@ -82,8 +82,9 @@ DIFFERENCES = {
 def test_weights_that_differ_are_named_on_every_rank(comm):
     """dp=2 x pp=2, and the fault is on rank 1: ranks 2 and 3, of another stage, raise the same."""
     layout = mt.Layout(dp=2, pp=2)
-    groups = {axis: comm.group(layout.along(axis, comm.rank)) for axis in ("dp", "pp")}
-    place = mt.comm.Place(comm=comm, layout=layout, **groups)
+    pp = comm.rank // 2
+    dp = comm.group([2 * pp, 2 * pp + 1])
+    place = mt.comm.Place(comm=comm, layout=layout, dp=dp, pp_rank=pp, links=comm)
     check_weights(place, layers(comm))
     for change, says in DIFFERENCES.values():
         parameters = layers(comm)

@@ -65,4 +65,4 @@ def test_too_many_tensors_are_refused():
     many = mt.nn.Model([mt.nn.Linear(12, 9), Many(), First(), mt.nn.Linear(9, 7)], mt.nn.CrossEntropy())
     mesh = mt.Mesh(mt.comm.local(4), mt.Layout(pp=4))
     with pytest.raises(ValueError, match="9 tensors cross into stage 2; expected at most 8"):
-        mt.Trainer(many, mt.optim.SGD(lr=1), vectors(), mesh=mesh)
+        mt.Trainer(many, mt.optim.SGD(lr=1), vectors(), mesh=mesh).fit(1)

@@ -7,7 +7,7 @@ divided by the number that there are now: the residuals, of which the sum counts
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mpitrain.arrays import Array, empty_beside, namespace, sum_dtype
@@ -74,9 +74,12 @@ class Compression:
         for parameter in parameters:
             if isinstance(parameter, Statistic) or not compressor.takes(parameter) or parameter in self.state:
                 continue
-            ranks = shared.get(parameter.name, (place.pp.rank,))
-            holder = ranks.index(place.pp.rank), len(ranks)
-            slots = [_remember(slot, parameter, self.wire, *holder) for slot in compressor.slots(parameter)]
+            holders = shared.get(parameter.name, (place.pp_rank,))
+            widths = [place.layout.widths[pp] for pp in holders]
+            slots = [
+                _remember(slot, parameter, self.wire, holders.index(place.pp_rank), widths)
+                for slot in compressor.slots(parameter)
+            ]
             self.state[parameter] = {r.name.partition("/")[0]: r.array for r in slots}
             self._remembered += slots
 
@@ -106,12 +109,17 @@ class Compression:
         return self._remembered
 
 
-def _remember(slot: Slot, parameter: Parameter, peers: Peers, holder: int, holders: int) -> Remembered:
-    """Create this rank's array of a slot; the rank is number `holder` of those of its pipeline that hold the parameter."""
+def _remember(slot: Slot, parameter: Parameter, peers: Peers, holder: int, widths: Sequence[int]) -> Remembered:
+    """Create this rank's array of a slot.
+
+    `widths` are the numbers of replicas at the places of the pipeline that hold the parameter; this rank's is number `holder`.
+    """
     box: Box = tuple((0, n) for n in slot.shape)
     if slot.held is Held.ROWS:
         box = (split(slot.shape[0], peers.size)[peers.rank], *box[1:])
-    copy, copies = (holder * peers.size + peers.rank, holders * peers.size) if slot.held is Held.EACH else (holder, holders)
+    copy, copies = (holder, len(widths))
+    if slot.held is Held.EACH:
+        copy, copies = sum(widths[:holder]) + peers.rank, sum(widths)
     array = empty_beside(parameter.data, tuple(stop - start for start, stop in box), sum_dtype(parameter.data.dtype))
     array.fill(0)
     if slot.start is not None:

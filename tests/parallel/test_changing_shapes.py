@@ -1,0 +1,65 @@
+"""Batches of other shapes from step to step: what crosses between stages is told anew where it changes, and only there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from layout_cases import Case, check, gpt
+
+import mpitrain as mt
+from mpitrain.program import transfer
+
+
+class Padded:
+    """Texts of 3 to 12 tokens, a batch as long as its longest; `every` has all of one length."""
+
+    def __init__(self, every=None):
+        random = np.random.default_rng(6)
+        self.lengths = np.full(40, every) if every else random.integers(3, 13, 40)
+        self.tokens = random.integers(0, 61, (40, 13))
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def batch(self, numbers):
+        longest = self.lengths[numbers].max()
+        return self.tokens[numbers, :longest], self.tokens[numbers, 1 : longest + 1]
+
+
+@pytest.mark.parametrize(("dp", "pp", "schedule"), [(1, 2, "1f1b"), (2, 2, "zb_h1"), (1, 3, "gpipe"), (2, 2, "interleaved")])
+def test_equals_one_rank(dp, pp, schedule):
+    case = Case(gpt(), Padded, dp, pp, 2, schedule, 5 * dp, "float64", alone=2 * dp)
+    check(mt.comm.local(case.size), case)
+
+
+@pytest.mark.mpi(2)
+def test_equals_one_rank_over_mpi(world):
+    check(world, Case(gpt(), Padded, 1, 2, 2, "1f1b", 5, "float64", alone=2))
+
+
+def trainer(data):
+    mesh = mt.Mesh(mt.comm.local(2), mt.Layout(pp=2))
+    return mt.Trainer(gpt()(), mt.optim.SGD(lr=0.1), data, mesh=mesh, microbatches=3, batch=6, arrays="numpy")
+
+
+def quiet(step):
+    """Print nothing."""
+
+
+def test_headers_are_sent_in_the_first_step_only(monkeypatch):
+    sent, told = [], transfer.told
+    monkeypatch.setattr(transfer, "told", lambda crossing: sent.append(crossing) or told(crossing))
+    job = trainer(Padded(every=7))
+    job.fit(5, report=quiet)
+    assert len(sent) == 3  # one for each microbatch
+    job.evaluate(Padded(every=9), 1)  # of another length
+    assert len(sent) == 6
+    job.fit(5, report=quiet)
+    assert len(sent) == 6
+
+
+def test_replicas_that_share_a_microbatch_need_one_shape():
+    mesh = mt.Mesh(mt.comm.local(3), mt.Layout(dp=(2, 1), pp=2))
+    job = mt.Trainer(gpt()(), mt.optim.SGD(lr=0.1), Padded(), mesh=mesh, batch=6, arrays="numpy")
+    with pytest.raises(ValueError, match=r"rank 0 sends .* and rank 1 .* into 1RECV_F0; expected one shape"):
+        job.fit(10, report=quiet)
