@@ -165,12 +165,16 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import NullFormatter
 
+    colors = {method: f"C{i}" for i, method in enumerate(METHODS)}
     figure, panels = pyplot.subplots(1, len(JOBS), figsize=(5 * len(JOBS), 4), layout="constrained")
     for panel, job in zip(panels, JOBS, strict=True):
         for row in (row for row in rows if row["job"] == job):
-            panel.errorbar(row["KiB/step"], row["loss"], row["spread"], marker="o", capsize=3, label=row["method"])
+            color, label = colors[row["method"]], row["method"]
+            panel.errorbar(row["KiB/step"], row["loss"], row["spread"], marker="o", capsize=3, color=color, label=label)
         panel.set(xscale="log", xlabel="KiB that a rank sends in a step", ylabel="validation loss", title=job)
+        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.legend(fontsize="small")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

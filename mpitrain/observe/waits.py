@@ -51,8 +51,11 @@ def bubble(spans: Sequence[Sequence[Span]]) -> float:
 
 def costliest_waits(spans: Sequence[Sequence[Span]], pipelines: Sequence[Sequence[int]], count: int = 3) -> list[Wait]:
     """The `count` longest waits of a step, the longest first; `pipelines` lists the ranks of each."""
-    found = [wait for pipeline in pipelines for wait in _waits(spans, pipeline)]
-    return sorted(found, key=lambda wait: -wait.seconds)[:count]
+    found = sorted((wait for pipeline in pipelines for wait in _waits(spans, pipeline)), key=lambda wait: -wait.seconds)
+    each: dict[tuple[int, Action], Wait] = {}  # where stages differ in width, a rank belongs to several pipelines
+    for wait in found:
+        each.setdefault((wait.rank, wait.action), wait)
+    return list(each.values())[:count]
 
 
 def report(step: StepTrace, simulated: Sequence[Sequence[Span]]) -> list[str]:
