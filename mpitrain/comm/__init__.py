@@ -5,8 +5,9 @@ from mpitrain.comm.communicator import Communicator, Peers, Reduction, Request, 
 from mpitrain.comm.failure import end_job_on_failure
 from mpitrain.comm.launch import launch
 from mpitrain.comm.layout import Layout
-from mpitrain.comm.local import PeerGoneError, RankDiedError, local
+from mpitrain.comm.local import local
 from mpitrain.comm.mesh import Mesh, Place
+from mpitrain.comm.post import PeerGoneError, RankDiedError
 from mpitrain.comm.start import world
 from mpitrain.comm.watchdog import Watchdog
 

@@ -1,39 +1,21 @@
 """`local`: a world whose ranks are threads of this process, for tests, for teaching, and to try a layout without MPI.
 
 Invariant: a program that is right here is right under MPI: messages match by (source, tag) in order, collectives are called by
-all.  Beyond that, reductions combine in rank order, so that a run repeats bit for bit, and no wait outlives the rank that it
-is for, nor the time limit.
+all.  Beyond that, reductions combine in rank order, so that a run repeats bit for bit.
 """
 
 from __future__ import annotations
 
 import contextvars
 import threading
-import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from mpitrain.arrays import Array, namespace, sum_dtype
 from mpitrain.comm.communicator import COMBINE, Communicator, Reduction, Request, T
+from mpitrain.comm.post import Channel, PeerGoneError, Post
 from mpitrain.comm.staging import fill, staged
-
-#: A stream of messages: (group, source in the world, destination in the world, tag); `None` is the collectives' tag.
-_Channel = tuple[str, int, int, int | None]
-
-
-class RankDiedError(RuntimeError):
-    """The rank was killed, by `LocalWorld.kill` or by `deaths`."""
-
-
-class PeerGoneError(RuntimeError):
-    """A rank that this one waits for died, failed or returned; `peer` is its number in the world."""
-
-    def __init__(self, message: str, peer: int) -> None:
-        super().__init__(message)
-        self.peer = peer
 
 
 def local(size: int, *, latency: float = 0.0, limit_s: float = 60.0, deaths: Mapping[int, int] | None = None) -> LocalWorld:
@@ -44,13 +26,13 @@ def local(size: int, *, latency: float = 0.0, limit_s: float = 60.0, deaths: Map
     """
     if size < 1:
         raise ValueError(f"a local world of {size} ranks; expected at least 1")
-    return LocalWorld(_Post(size=size, latency=latency, limit_s=limit_s, deaths=dict(deaths or {})))
+    return LocalWorld(Post(size=size, latency=latency, limit_s=limit_s, deaths=dict(deaths or {})))
 
 
 class LocalWorld:
     """See `local`.  The communicators are the same ones in every `run`."""
 
-    def __init__(self, post: _Post) -> None:
+    def __init__(self, post: Post) -> None:
         self.size = post.size
         self._post = post
         self._members = [LocalCommunicator(post, "world", range(post.size), rank) for rank in range(post.size)]
@@ -100,90 +82,6 @@ class LocalWorld:
         return [results[rank] for rank in range(self.size)]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Message:
-    array: np.ndarray
-    #: Which operation sent it: "send", or the collective's name.
-    kind: str
-    visible_at: float
-
-
-@dataclass(kw_only=True, slots=True)
-class _Post:
-    """The messages under way between the ranks of one world, and who is still there; one lock guards it all."""
-
-    size: int
-    latency: float
-    limit_s: float
-    deaths: dict[int, int]
-    gone: dict[int, str] = field(default_factory=dict)
-    failures: list[tuple[int, BaseException]] = field(default_factory=list)
-    started: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
-    sent: defaultdict[_Channel, int] = field(default_factory=lambda: defaultdict(int))
-    asked: defaultdict[_Channel, int] = field(default_factory=lambda: defaultdict(int))
-    mail: dict[tuple[_Channel, int], _Message] = field(default_factory=dict)
-    changed: threading.Condition = field(default_factory=threading.Condition)
-
-    def leave(self, rank: int, why: str) -> None:
-        with self.changed:
-            self.gone[rank] = why
-            self.changed.notify_all()
-
-    def fail(self, rank: int, error: BaseException) -> None:
-        with self.changed:
-            self.failures.append((rank, error))
-        self.leave(rank, "has died" if isinstance(error, RankDiedError) else f"has failed with {type(error).__name__}: {error}")
-
-    def start_operation(self, rank: int) -> None:
-        with self.changed:
-            self._die_if_due(rank)
-            self.started[rank] += 1
-
-    def put(self, channel: _Channel, array: np.ndarray, kind: str) -> None:
-        with self.changed:
-            number = self.sent[channel]
-            self.sent[channel] += 1
-            self.mail[channel, number] = _Message(array=array, kind=kind, visible_at=time.monotonic() + self.latency)
-            self.changed.notify_all()
-
-    def ask(self, channel: _Channel) -> int:
-        """The number of the next message of `channel` to be received: receives match sends in the order of their start."""
-        with self.changed:
-            number = self.asked[channel]
-            self.asked[channel] += 1
-            return number
-
-    def arrived(self, channel: _Channel, number: int) -> bool:
-        """Whether the message is there; raises if its receiver is dead or it can never come."""
-        _, source, rank, _ = channel
-        self._die_if_due(rank)
-        message = self.mail.get((channel, number))
-        if message is None and source in self.gone:
-            raise PeerGoneError(f"{_waiting(channel)}, but rank {source} {self.gone[source]}", source)
-        return message is not None and message.visible_at <= time.monotonic()
-
-    def take(self, channel: _Channel, number: int) -> _Message:
-        """Wait for the message and remove it."""
-        deadline = time.monotonic() + self.limit_s
-        with self.changed:
-            while not self.arrived(channel, number):
-                now = time.monotonic()
-                if now > deadline:
-                    raise TimeoutError(f"{_waiting(channel)} for more than {self.limit_s:g} s")
-                message = self.mail.get((channel, number))
-                self.changed.wait(min(deadline, message.visible_at if message else deadline) - now + 1e-4)
-            return self.mail.pop((channel, number))
-
-    def _die_if_due(self, rank: int) -> None:
-        if self.started[rank] >= self.deaths.get(rank, self.started[rank] + 1):
-            raise RankDiedError(f"rank {rank} died after {self.started[rank]} operations, as it was told to")
-
-
-def _waiting(channel: _Channel) -> str:
-    group, source, rank, tag = channel
-    return f"rank {rank} waits in group {group} for {'a collective' if tag is None else f'tag {tag}'} from rank {source}"
-
-
 class _Sent:
     """A send under way: the message was copied, so there is nothing to wait for."""
 
@@ -197,7 +95,7 @@ class _Sent:
 class _Receive:
     """A receive under way."""
 
-    def __init__(self, post: _Post, channel: _Channel, x: Array) -> None:
+    def __init__(self, post: Post, channel: Channel, x: Array) -> None:
         self._post, self._channel, self._x = post, channel, x
         self._number = post.ask(channel)
         self._complete = False
@@ -217,7 +115,7 @@ class _Receive:
         self._complete = True
 
 
-def _check_and_fill(x: Array, sent: np.ndarray, channel: _Channel) -> None:
+def _check_and_fill(x: Array, sent: np.ndarray, channel: Channel) -> None:
     if x.shape != sent.shape or x.dtype != sent.dtype:
         _, source, rank, tag = channel
         raise ValueError(
@@ -233,7 +131,7 @@ class LocalCommunicator:
     max_tag = 2**31 - 1
     timed = False
 
-    def __init__(self, post: _Post, name: str, members: Sequence[int], rank: int) -> None:
+    def __init__(self, post: Post, name: str, members: Sequence[int], rank: int) -> None:
         self.rank = rank
         self.size = len(members)
         self._post, self._name, self._members = post, name, tuple(members)
@@ -292,7 +190,7 @@ class LocalCommunicator:
         """As `Communicator.same_host`: everyone."""
         return self.group(range(self.size))
 
-    def _channel(self, source: int, dest: int, tag: int | None) -> _Channel:
+    def _channel(self, source: int, dest: int, tag: int | None) -> Channel:
         assert tag is None or 0 <= tag <= self.max_tag, f"tag {tag} is not in 0..{self.max_tag}"
         return self._name, self._members[source], self._members[dest], tag
 
@@ -300,7 +198,7 @@ class LocalCommunicator:
         """The `x` of every rank, none of which may be written to; raises where they differ in shape, dtype or operation."""
         return self._collect_all(x, self._post_all(x, kind), kind)
 
-    def _post_all(self, x: np.ndarray, kind: str) -> list[tuple[_Channel, int]]:
+    def _post_all(self, x: np.ndarray, kind: str) -> list[tuple[Channel, int]]:
         """Send `x` to every rank; which messages will hold theirs."""
         self._post.start_operation(self._members[self.rank])
         message = x.copy()
@@ -309,7 +207,7 @@ class LocalCommunicator:
         channels = [self._channel(peer, self.rank, None) for peer in range(self.size)]
         return [(channel, self._post.ask(channel)) for channel in channels]
 
-    def _collect_all(self, x: np.ndarray, tickets: list[tuple[_Channel, int]], kind: str) -> list[np.ndarray]:
+    def _collect_all(self, x: np.ndarray, tickets: list[tuple[Channel, int]], kind: str) -> list[np.ndarray]:
         parts = [self._collect(peer, kind, ticket) for peer, ticket in enumerate(tickets)]
         for peer, part in enumerate(parts):
             if part.shape != x.shape or part.dtype != x.dtype:
@@ -319,7 +217,7 @@ class LocalCommunicator:
                 )
         return parts
 
-    def _collect(self, source: int, kind: str, ticket: tuple[_Channel, int]) -> np.ndarray:
+    def _collect(self, source: int, kind: str, ticket: tuple[Channel, int]) -> np.ndarray:
         message = self._post.take(*ticket)
         if message.kind != kind:
             raise ValueError(
@@ -332,9 +230,7 @@ class LocalCommunicator:
 class _Combining:
     """A reduction under way: everyone's part was sent, and is combined in rank order once all are there."""
 
-    def __init__(
-        self, comm: LocalCommunicator, tickets: list[tuple[_Channel, int]], x: Array, op: Reduction, kind: str
-    ) -> None:
+    def __init__(self, comm: LocalCommunicator, tickets: list[tuple[Channel, int]], x: Array, op: Reduction, kind: str) -> None:
         self._comm, self._tickets, self._x, self._op, self._kind = comm, tickets, x, op, kind
         self._complete = False
 

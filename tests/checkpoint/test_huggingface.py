@@ -10,7 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from mpitrain.arrays import BFLOAT16, Arrays
 from mpitrain.autograd import Context, Tensor, backward
-from mpitrain.checkpoint.huggingface import FAMILIES, from_pretrained, save_pretrained, shard_tensors, write_config, write_index
+from mpitrain.checkpoint.families import FAMILIES
+from mpitrain.checkpoint.huggingface import from_pretrained, save_pretrained, shard_tensors, write_config, write_index
 from mpitrain.nn.models import GPT
 
 HOST = Arrays()
