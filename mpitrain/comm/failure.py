@@ -63,26 +63,31 @@ def end_job(report: str, code: int) -> None:
     Returns, having done nothing, where the process is alone: with `code` 0, or without both a launcher of ours and peers.
     """
     rank, size = _place()
-    launched = os.environ.get(REPORT_VARIABLE)
-    if code == 0 or (size == 1 and launched is None):
+    mine = report_file()
+    if code == 0 or (size == 1 and mine is None):
         return
     sys.stdout.flush()
     time.sleep(min(rank * _STAGGER_S, _LONGEST_STAGGER_S))
     report = "".join(f"[rank {rank}] {line}\n" for line in report.splitlines())
-    if launched is None:
+    if mine is None:
         sys.stderr.write(report)
         sys.stderr.flush()
     else:
-        mine = Path(f"{launched}.{rank}")
         mine.write_text(f"{code}\n{report}")
         with contextlib.suppress(FileExistsError):  # another rank was first
-            os.link(mine, launched)
+            os.link(mine, os.environ[REPORT_VARIABLE])
     backstop = threading.Timer(_ABORT_LIMIT_S, os._exit, [code])  # should MPI hang in Abort, the launcher sees the exit
     backstop.daemon = True
     backstop.start()
     if size > 1:
         sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(code)
     os._exit(code)
+
+
+def report_file() -> Path | None:
+    """Where this rank writes for `launch` to read; `None` where something else started it."""
+    launched = os.environ.get(REPORT_VARIABLE)
+    return None if launched is None else Path(f"{launched}.{_place()[0]}")
 
 
 def exit_code(error: BaseException) -> int:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from mpitrain.comm.failure import REPORT_VARIABLE
+from mpitrain.comm.record import last_notes
 from mpitrain.comm.start import no_library
 
 #: Names the vendor and the path of the libmpi that mpi4py loads.
@@ -141,6 +142,8 @@ def launch(ranks: int, arguments: Sequence[str]) -> int:
             first, _, text = report.read_text().partition("\n")
             sys.stderr.write(text)
             return int(first)
+        if code:  # something else ended it, and has said so: a signal, the kernel short of memory, a crash
+            sys.stderr.write(last_notes(report))
         return code
 
 

@@ -1,6 +1,7 @@
 """`Watchdog`: a wait that lasts too long says who waits for what, shows every thread's stack, and ends the job.
 
-Invariant: it needs nothing of the thread that waits, which may be blocked inside MPI; watching a wait costs a microsecond.
+Invariant: it needs nothing of the thread that waits, which may be blocked inside MPI; watching a wait costs some microseconds.
+What is watched is noted for the launcher too, should the process be killed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from types import TracebackType
 
 from mpitrain.comm.failure import end_job
+from mpitrain.comm.record import Record
 
 #: The job's exit code when a wait was too long, as that of `timeout`.
 EXIT_CODE = 124
@@ -28,12 +30,13 @@ class Watchdog:
             raise ValueError(f"the watchdog's limit is {limit_s} s; expected more than 0")
         self._limit_s, self._rank = limit_s, rank
         self._since: dict[_Wait, float] = {}
+        self._record = Record()
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def waiting(self, what: str) -> _Wait:
         """A context in which this thread waits for `what`, such as "RECV_F stage 1 microbatch 3 from rank 1"."""
-        return _Wait(self._since, what)
+        return _Wait(self._since, self._record, what)
 
     def close(self) -> None:
         """Stop watching."""
@@ -55,13 +58,16 @@ class Watchdog:
 class _Wait:
     """One wait, noted while it lasts."""
 
-    __slots__ = ("_since", "what")
+    __slots__ = ("_around", "_record", "_since", "what")
 
-    def __init__(self, since: dict[_Wait, float], what: str) -> None:
-        self._since, self.what = since, what
+    def __init__(self, since: dict[_Wait, float], record: Record, what: str) -> None:
+        self._since, self._record, self.what = since, record, what
 
     def __enter__(self) -> None:
+        self._around = ", ".join(wait.what for wait in self._since)
         self._since[self] = time.monotonic()
+        self._record.note(f"{self._around}, {self.what}" if self._around else self.what)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         del self._since[self]
+        self._record.note(self._around)

@@ -43,6 +43,12 @@ class Action:
     def __str__(self) -> str:
         return f"{self.stage}{self.kind.value}{'' if self.microbatch is None else self.microbatch}"
 
+    def sentence(self) -> str:
+        """For a person: `2F0: F of stage 2, microbatch 0`."""
+        return f"{self}: {self.kind.value} of stage {self.stage}" + (
+            "" if self.microbatch is None else f", microbatch {self.microbatch}"
+        )
+
     @staticmethod
     def parse(text: str) -> Action:
         """The action that prints as `text`; `ValueError` if none does."""

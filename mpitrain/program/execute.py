@@ -32,17 +32,14 @@ def execute(actions: Sequence[Action], handlers: Handlers, watch: Watch, between
     """Do `actions`, calling `between` after each to move on what is under way; an exception says which one it came from."""
     measured = []
     for action in actions:
+        name = action.sentence()
         begin = time.perf_counter()
         try:
-            with watch(str(action)):
+            with watch(name):
                 handlers[action.kind](action)
+            measured.append(Measured(action, begin, time.perf_counter()))
+            between()
         except Exception as error:
-            error.add_note(f"in action {action}: {action.kind.value} of stage {action.stage}" + _of_microbatch(action))
+            error.add_note(f"in action {name}")
             raise
-        measured.append(Measured(action, begin, time.perf_counter()))
-        between()
     return measured
-
-
-def _of_microbatch(action: Action) -> str:
-    return "" if action.microbatch is None else f", microbatch {action.microbatch}"
