@@ -52,6 +52,7 @@ def planned(config: Config) -> Plan:
         dtype=config.run.dtype,
         zero=config.train.zero,
         stages=config.train.stages,
+        memory_gib=config.train.memory_gib,
     )
 
 
@@ -95,6 +96,8 @@ def run(job: Job) -> int:
         _say(f"{config.run.name}: {trainer.model.size:,} parameters, {trainer.mesh.layout}, {_arrays(trainer)}")
         if len(trainer.placement.ranges) > 1:
             _say(str(trainer.placement))
+        if trainer.order:
+            _say(str(trainer.order))
         if reduction := trainer.workers[0].reduction:
             _say(reduction)
         _say(f"going on from {job.resumed}" if job.resumed else f"writing to {job.folder}")

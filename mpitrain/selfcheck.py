@@ -14,6 +14,7 @@ import numpy as np
 from mpitrain.arrays import Array, to_host
 from mpitrain.comm import Communicator, Layout, Mesh, local
 from mpitrain.nn import Parameter
+from mpitrain.program import SCHEDULES
 from mpitrain.worker import Worker
 
 
@@ -50,7 +51,12 @@ def self_check(worker: Worker) -> Difference | None:
     layout = worker.place.layout
     joined = layout.widest if layout.even and not worker.settings.sync_batch_norm else 1
     settings = replace(
-        worker.settings, microbatches=worker.settings.microbatches * joined, zero=0, stages="parameters", memory_gib=None
+        worker.settings,
+        schedule=SCHEDULES["1f1b"],
+        microbatches=worker.settings.microbatches * joined,
+        zero=0,
+        stages="parameters",
+        memory_gib=None,
     )
     mesh = Mesh(local(1), Layout())
 

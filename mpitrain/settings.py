@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mpitrain.parallel import Compressor, Stages, check_stages
-from mpitrain.program import ScheduleFunction
+from mpitrain.program import ScheduleFunction, Search
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +38,7 @@ class Settings:
     zero: int = 0
     #: Which layers make which stage: "parameters", "auto" (by measured time), or the number of layers of each.
     stages: Stages = "parameters"
-    #: With "auto": most GiB that a rank may hold.
+    #: With "auto" or a search for the schedule: most GiB that a rank may hold.
     memory_gib: float | None = None
     #: How gradients are summed with fewer bytes, if they are.
     compression: Compressor | None = None
@@ -47,9 +47,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_stages(self.stages)
-        if self.memory_gib is not None and self.stages != "auto":
+        if self.memory_gib is not None and self.stages != "auto" and not isinstance(self.schedule, Search):
             raise ValueError(
-                f"memory_gib = {self.memory_gib:g} limits stages = auto, and stages = {self.stages}; leave one out"
+                f"memory_gib = {self.memory_gib:g} limits stages = auto and schedule = automatic, and stages = {self.stages} "
+                "with another schedule; leave it out, or ask for one of these"
             )
         clashing = {"zero": self.zero, "sync_batch_norm": self.sync_batch_norm, "compression": self.compression}
         found = [name for name, value in clashing.items() if self.reproducible and value]

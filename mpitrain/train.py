@@ -22,7 +22,7 @@ from mpitrain.data import Dataset, TokenDataset, check_vocab
 from mpitrain.nn import Classification, Model
 from mpitrain.observe import Progress, Spent, StepReport, TraceFile, Tracing
 from mpitrain.optim import Optimizer
-from mpitrain.parallel import Compressor, Placement, Stages, check_start, check_weights
+from mpitrain.parallel import Compressor, Order, Placement, Stages, check_start, check_weights
 from mpitrain.program import Metrics, schedule_named
 from mpitrain.selfcheck import Difference
 from mpitrain.settings import Settings
@@ -35,15 +35,18 @@ class Trainer:
     """Trains `model` on `data` over the ranks of `mesh`.
 
     `batch` samples a step (by default one for each microbatch) are dealt to dp replicas, each running `microbatches` of them
-    through its pipeline by `schedule` (see `schedule_named`). `clip` bounds the norm of the mean gradient, and `clip_value`
-    then each of its elements; `sync_batch_norm` takes batch norm's moments over all replicas; with `overlap`, gradients are
+    through its pipeline by `schedule` (see `schedule_named`), with `"automatic"` in the order that a search finds by what a
+    profile at the start says. `clip` bounds the norm of the mean gradient, and `clip_value` then each of its elements;
+    `sync_batch_norm` takes batch norm's moments over all replicas; with `overlap`, gradients are
     summed over the replicas while backward still runs, by the algorithm `allreduce` in messages of `bucket_mib` (both follow
     from a short measurement by default), and by a `compression` (`parallel.PowerSGD(rank=4)`) with fewer bytes. `stages` says
-    which layers make which stage: `"parameters"`, `"auto"` (by measured time, no rank holding more than `memory_gib`), or the
-    number of layers of each. `reproducible` makes every layout of the same dp x microbatches give the same bits; see
-    `mpitrain.parallel.reproducible`. `arrays` is `"numpy"`, `"cupy"` or `None` for CuPy where it finds a GPU. An action that
-    takes longer than `timeout_s` ends the job and says who waits for what. Every rank constructs it with the same arguments and
-    calls the same methods. `ValueError`, before any training, where the arguments do not fit together.
+    which layers make which stage: `"parameters"`, `"auto"` (by measured time), or the number of layers of each. `memory_gib`
+    is the most that a rank may hold, for stages by time and for the search; by default the former take what they need, and the
+    latter lets no rank hold more than the fullest one does with 1F1B. `reproducible` makes every layout of the same
+    dp x microbatches give the same bits; see `mpitrain.parallel.reproducible`. `arrays` is `"numpy"`, `"cupy"` or `None` for
+    CuPy where it finds a GPU. An action that takes longer than `timeout_s` ends the job and says who waits for what. Every rank
+    constructs it with the same arguments and calls the same methods. `ValueError`, before any training, where the arguments do
+    not fit together.
 
     What the ranks were given, model and data, is compared here; with `debug`, replicas compare their weights too, before the
     first step of a `fit`, every `check_every` steps and after the last.
@@ -128,6 +131,11 @@ class Trainer:
     def placement(self) -> Placement:
         """Which layers make which stage."""
         return next(iter(self.workers.values())).placement
+
+    @property
+    def order(self) -> Order | None:
+        """How the order of the actions was found, if it was searched for."""
+        return next(iter(self.workers.values())).order
 
     @property
     def has_terminal(self) -> bool:

@@ -45,7 +45,6 @@ from mpitrain.program import (
     Metrics,
     Microbatch,
     Program,
-    Schedule,
     Transfers,
     Update,
     Watch,
@@ -96,17 +95,19 @@ class Worker:
         #: Called around each action, to name one that never returns.
         self.watch: Watch = nullcontext
         self.measured: list[Measured] = []
-        schedule = settings.schedule(place.layout.pp, settings.microbatches)
-        #: Which layers make which stage.
-        self.placement = choose_stages(
-            settings.stages, model, schedule, place, data, -(-settings.batch // (place.layout.widest * settings.microbatches)),
-            arrays, self.dtype, optimizer=optimizer, zero=settings.zero, memory_gib=settings.memory_gib,
+        chosen = choose_stages(
+            settings.stages, model, settings.schedule, place, data, settings.microbatches,
+            -(-settings.batch // (place.layout.widest * settings.microbatches)), arrays, self.dtype,
+            optimizer=optimizer, zero=settings.zero, memory_gib=settings.memory_gib,
         )  # fmt: skip
+        #: Which layers make which stage, and how the order was found, if it was searched for.
+        self.placement, self.order = chosen.placement, chosen.order
         # Where weights come and go stage by stage, each layer is one.
         fine, ranges = settings.zero == 3, self.placement.ranges
         self.parts = [stop - start if fine else 1 for start, stop in ranges]
         ranges = [(i, i + 1) for i in range(len(model.layers))] if fine else ranges
-        self.owner = owners(refine(schedule, self.parts))
+        schedule = refine(chosen.schedule, self.parts)
+        self.owner = owners(schedule)
         self.last_stage = len(self.owner) - 1
         self.holding = Holding(
             model, place, self.owner, ranges, optimizer, zero=settings.zero, arrays=arrays, dtype=self.dtype, seed=settings.seed
@@ -121,7 +122,7 @@ class Worker:
         self._routes: dict[int, Routes] = {}
         #: What crosses between stages in training, remembered from the last step that told it.
         self.crossings: Crossings = {}
-        step = add_transfers(self._schedule(settings.microbatches))
+        step = add_transfers(schedule)
         step = arm_reduction(step, each=self.zero_level > 1) if settings.overlap else step
         step = add_update(step, self.holding.tied_stages)
         step = gather_after_update(step) if self.zero_level in (1, 2) else step
@@ -271,9 +272,6 @@ class Worker:
                 self.handlers[kind] = _in_turn(lambda action: zero.need(action.stage), self.handlers[kind])
             self.handlers[Kind.REDUCE] = _in_turn(self.replicas.reduce, zero.reduce_statistics)
             self.advance.append(zero.advance)
-
-    def _schedule(self, microbatches: int) -> Schedule:
-        return refine(self.settings.schedule(self.place.layout.pp, microbatches), self.parts)
 
     def _ready(self, program: Program, *, backward: bool = True) -> list[Action]:
         """This rank's part of `program`, once it is proven."""

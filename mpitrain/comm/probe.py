@@ -29,20 +29,8 @@ _REPEATS, _ENOUGH_S = 15, 0.04
 def measure(comm: Communicator, native: Algorithm[Communicator], hierarchical: Hierarchical | None) -> Constants:
     """Time messages, combinations, `native` and, if there is one, `hierarchical`.  Collective; `comm` must be at rest."""
     largest = max(SIZES) // 4
-    x, y = (empty_beside(np.empty(0, np.float32), (largest,)) for _ in range(2))
-    x.fill(0)
-    y.fill(0)
-
-    ends = [x, y]
-
-    def message(n: int) -> Collective:
-        arriving = comm.irecv(ends[0][: n // 4], (comm.rank - 1) % comm.size, 0)
-        leaving = comm.isend(ends[1][: n // 4], (comm.rank + 1) % comm.size, 0)
-        yield arriving
-        yield leaving
-        ends.reverse()  # what is sent is what was written last, as in an algorithm
-
-    exchange = fit(SIZES, [least_seconds(comm, partial(_run, message, n)) for n in SIZES])
+    x, y = _pair(largest)
+    exchange = measure_message(comm)
     whole = fit(SIZES, [least_seconds(comm, partial(_run, native, comm, x[: n // 4])) for n in SIZES])
     gamma = least_seconds(comm, partial(np.add, x, y, out=x)) / x.nbytes
     if hierarchical is None:
@@ -59,6 +47,28 @@ def measure(comm: Communicator, native: Algorithm[Communicator], hierarchical: H
     return Constants(
         p=comm.size, message=exchange, native=whole, gamma=gamma, sigma=sigma, hosts=hosts, most=most, fewest=leaders
     )
+
+
+def measure_message(comm: Communicator, apart: int = 1) -> Line:
+    """The time of a message to the rank that is so far `apart`, while one comes from the other side.  As `measure`."""
+    ends = list(_pair(max(SIZES) // 4))
+
+    def message(n: int) -> Collective:
+        arriving = comm.irecv(ends[0][: n // 4], (comm.rank - apart) % comm.size, 0)
+        leaving = comm.isend(ends[1][: n // 4], (comm.rank + apart) % comm.size, 0)
+        yield arriving
+        yield leaving
+        ends.reverse()  # what is sent is what was written last, as in an algorithm
+
+    return fit(SIZES, [least_seconds(comm, partial(_run, message, n)) for n in SIZES])
+
+
+def _pair(elements: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two arrays of zeros whose pages are there."""
+    x, y = (empty_beside(np.empty(0, np.float32), (elements,)) for _ in range(2))
+    x.fill(0)
+    y.fill(0)
+    return x, y
 
 
 def fit(sizes: Sequence[int], seconds: Sequence[float]) -> Line:

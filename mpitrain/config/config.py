@@ -76,7 +76,8 @@ class TrainSection(Section):
     microbatches: Count = 1
     """Parts in which a replica's share goes through its pipeline."""
     schedule: Annotated[str, AfterValidator(_schedule)] = "1f1b"
-    """Order of forward and backward passes."""
+    """Order of forward and backward passes; automatic for the best that a search finds, with 1F1B's stages, by a profile at
+    the start, and automatic:zb_v for one with the stages of another schedule."""
     clip: Positive | None = None
     """Largest norm of the gradient; by default there is none."""
     clip_value: Positive | None = None
@@ -92,7 +93,8 @@ class TrainSection(Section):
     stages: Annotated[str | tuple[int, ...], BeforeValidator(_stages)] = "parameters"
     """Which layers make which stage: parameters, auto (by measured time), or a list of the number of layers of each."""
     memory_gib: Positive | None = None
-    """With stages = "auto": most GiB that a rank may hold."""
+    """With stages = "auto" or a search for the schedule: most GiB that a rank may hold.  By default a search lets none hold
+    more than the fullest rank does with the schedule whose stages it has."""
     sync_batch_norm: bool = False
     """Whether batch norm takes its moments over all replicas, not over each one's microbatch."""
     reproducible: bool = False

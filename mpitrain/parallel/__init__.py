@@ -20,6 +20,7 @@ from mpitrain.parallel.placement import (
     Placement,
     Stages,
     check_stages,
+    kept_bytes,
     place_by_hand,
     place_by_parameters,
     place_by_time,
@@ -28,6 +29,7 @@ from mpitrain.parallel.profile import LayerProfile, profile_layers
 from mpitrain.parallel.replicas import check_start, check_weights, checksum
 from mpitrain.parallel.reproducible import ExactGradients, exact_sums
 from mpitrain.parallel.rows import shard_of
+from mpitrain.parallel.search import Order, no_time, search, stage_costs
 from mpitrain.parallel.sync_batch_norm import SyncBatchNorm2d, sync_batch_norm
 from mpitrain.parallel.tied import TiedWeights, holders
 from mpitrain.parallel.zero import Zero
@@ -44,6 +46,7 @@ __all__ = [
     "ExactGradients",
     "Exchange",
     "LayerProfile",
+    "Order",
     "Placement",
     "PowerSGD",
     "RandomK",
@@ -63,7 +66,9 @@ __all__ = [
     "exact_sums",
     "holders",
     "kept_bucket",
+    "kept_bytes",
     "layer_costs",
+    "no_time",
     "parameters_by_stage",
     "partition",
     "passing_bucket",
@@ -71,7 +76,9 @@ __all__ = [
     "place_by_parameters",
     "place_by_time",
     "profile_layers",
+    "search",
     "shard_of",
+    "stage_costs",
     "sum_by",
     "sum_over",
     "sync_batch_norm",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpitrain.arrays import Array, Arrays
-from mpitrain.autograd import Context, Tensor, backward
+from mpitrain.autograd import Context, Tensor, WeightWork, backward, run_weights
 from mpitrain.autograd.saved import saved_bytes
 from mpitrain.comm.communicator import Communicator
 from mpitrain.nn import Model, Module
@@ -24,10 +24,21 @@ from mpitrain.nn.likeness import likeness
 class LayerProfile:
     """One layer with one microbatch."""
 
-    #: Of forward and backward together, the loss with the last layer.
-    seconds: float
-    #: Bytes kept between the two.
+    #: Seconds of the forward pass, the loss with the last layer ...
+    forward: float
+    #: ... of the gradient of its input ...
+    input_grad: float
+    #: ... and of those of its weights.
+    weight_grad: float
+    #: Bytes kept between forward and backward.
     saved: int
+    #: Bytes that it hands on.
+    output: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Forward and backward together."""
+        return self.forward + self.input_grad + self.weight_grad
 
 
 def profile_layers(
@@ -45,9 +56,9 @@ def profile_layers(
     The fastest time of a rank counts, and of the ranks' the median; layers that are alike are run once.  All ranks run at the
     same time, as in training.  Collective.
     """
-    known: dict[Hashable, tuple[LayerProfile, tuple[Array, ...]]] = {}
+    known: dict[Hashable, tuple[Seconds, int, tuple[Array, ...]]] = {}
     x: tuple[Array, ...] = (arrays.asarray(inputs, dtype if inputs.dtype.kind == "f" else None),)
-    found = []
+    times, sizes = [], []
     for i in range(len(model.layers)):
         ends = i + 1 == len(model.layers)
         (stage,) = model.cut([(i, i + 1)])
@@ -56,12 +67,20 @@ def profile_layers(
             stage.materialize(arrays, dtype)
             pass_ = _Pass(stage, x, arrays, model if ends else None, arrays.asarray(targets) if ends else None, first=i == 0)
             pass_.run()
-            seconds = min(pass_.run() for _ in range(repeats))
-            known[key] = LayerProfile(seconds=seconds, saved=pass_.saved), pass_.outputs
-        profile, x = known[key]
-        found.append(profile)
-    measured = np.median(comm.allgather(np.array([profile.seconds for profile in found])), axis=0)
-    return [LayerProfile(seconds=s, saved=profile.saved) for s, profile in zip(measured.tolist(), found, strict=True)]
+            known[key] = min((pass_.run() for _ in range(repeats)), key=sum), pass_.saved, pass_.outputs
+        seconds, saved, x = known[key]
+        times.append(seconds)
+        sizes.append((saved, sum(part.nbytes for part in x)))
+    median = np.median(comm.allgather(np.array(times)), axis=0)
+    comm.broadcast(median, 0)  # ranks on unlike processors may round it differently
+    return [
+        LayerProfile(forward=forward, input_grad=input_grad, weight_grad=weight_grad, saved=saved, output=output)
+        for (forward, input_grad, weight_grad), (saved, output) in zip(median.tolist(), sizes, strict=True)
+    ]
+
+
+#: Of the forward pass, the input's gradient, and the weights'.
+Seconds = tuple[float, float, float]
 
 
 class _Pass:
@@ -74,8 +93,8 @@ class _Pass:
         self.saved = 0
         self.outputs: tuple[Array, ...] = ()
 
-    def run(self) -> float:
-        """Its seconds; sets `saved` and `outputs`."""
+    def run(self) -> Seconds:
+        """What it took; sets `saved` and `outputs`."""
         context = Context(samples=tuple(range(len(self.x[0]))))
         self.arrays.synchronize()
         begin = time.perf_counter()
@@ -90,9 +109,13 @@ class _Pass:
         self.saved = saved_bytes(outputs, self.layer.parameters())
         again = time.perf_counter()
         real = [part for part in outputs if _is_real(part.data)]
-        backward(real, [self.arrays.xp.ones_like(part.data) for part in real], leaves=inputs)
+        put_off: WeightWork = []
+        backward(real, [self.arrays.xp.ones_like(part.data) for part in real], leaves=inputs, put_off=put_off)
         self.arrays.synchronize()
-        return middle - begin + time.perf_counter() - again
+        between = time.perf_counter()
+        run_weights(put_off)
+        self.arrays.synchronize()
+        return middle - begin, between - again, time.perf_counter() - between
 
 
 def _is_real(x: Array) -> bool:

@@ -23,17 +23,20 @@ def saved_bytes(model: Model, sample: np.ndarray) -> list[int]:
     Runs on the host, one layer after the other, each with weights of zero that are dropped again; those that are alike run
     once.
     """
-    known: dict[Hashable, tuple[int, np.ndarray]] = {}
+    known: dict[Hashable, tuple[int, tuple[np.ndarray, ...]]] = {}
     found = []
-    x = sample
+    x: tuple[np.ndarray, ...] = (sample,)
     for (layer,) in (stage.layers for stage in model.cut([(i, i + 1) for i in range(len(model.layers))])):
-        signature = likeness(layer), x.shape
+        signature = likeness(layer), tuple((part.shape, str(part.dtype)) for part in x)
         if signature not in known:
             for p in layer.parameters():
                 p.init = ZEROS
             layer.materialize(Arrays(), np.dtype(np.float32))
-            y = layer(Tensor(x, context=Context(samples=(0,)), needs_grad=x.dtype.kind == "f"))
-            known[signature] = saved_by([y], layer.parameters()), np.zeros_like(y.data)
+            context = Context(samples=(0,))
+            inputs = [Tensor(part, context=context, needs_grad=part.dtype.kind == "f") for part in x]
+            y = layer(inputs[0] if len(inputs) == 1 else tuple(inputs))
+            parts = y if isinstance(y, tuple) else (y,)
+            known[signature] = saved_by(parts, layer.parameters()), tuple(np.zeros_like(part.data) for part in parts)
         size, x = known[signature]
         found.append(size)
     return found

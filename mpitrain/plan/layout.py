@@ -14,9 +14,21 @@ from mpitrain.arrays import float_dtype
 from mpitrain.comm import Layout
 from mpitrain.nn import Model
 from mpitrain.optim import Optimizer
-from mpitrain.parallel import Stages, cut_for, layer_costs, parameters_by_stage, place_by_hand, place_by_parameters
+from mpitrain.parallel import (
+    LayerProfile,
+    Stages,
+    cut_for,
+    kept_bytes,
+    layer_costs,
+    no_time,
+    parameters_by_stage,
+    place_by_hand,
+    place_by_parameters,
+    search,
+    stage_costs,
+)
 from mpitrain.plan.activations import saved_bytes
-from mpitrain.program import Costs, ScheduleFunction, add_transfers, owners, simulate
+from mpitrain.program import ScheduleFunction, Search, add_transfers, owners, simulate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +63,8 @@ class Plan:
     bubble: float
     microbatches: int
     microbatch: int
+    #: What a run finds only at its start, and by what it is decided here instead.
+    notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The plan as a table to print."""
@@ -61,27 +75,38 @@ class Plan:
                  _mib(p.optimizer), f"{_mib(p.activations)} ({p.held} held)", _mib(p.total)] for p in self.ranks]  # fmt: skip
         widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
         table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [columns, *rows]]
-        return [head, *table]
+        return [head, *table, *self.notes]
 
 
 def plan(
     model: Model, optimizer: Optimizer, layout: Layout, schedule: ScheduleFunction, *,
     microbatches: int, batch: int, sample: np.ndarray, dtype: str = "float32", zero: int = 0,
-    stages: Stages = "parameters",
+    stages: Stages = "parameters", memory_gib: float | None = None,
 ) -> Plan:  # fmt: skip
     """Plan a job; `sample` is a model input with a sample dim of 1, `zero` the ZeRO level (see `mpitrain.parallel.zero`),
-    `stages` which layers make which stage.  What "auto" will find at start-up is not known here: the plan goes by parameters.
+    `stages` which layers make which stage.  What a run measures at its start is not known here: stages = "auto" and a search
+    for the order go by parameters instead, and the plan says so.
 
     `ValueError` where the parts do not fit together.
     """
-    actions = schedule(layout.pp, microbatches)
+    actions, notes = schedule(layout.pp, microbatches), []
     owner = owners(actions)
     widths, costs = [layout.widths[pp] for _, pp in sorted(owner.items())], layer_costs(model)
     ranges = (place_by_parameters(model, widths) if isinstance(stages, str) else place_by_hand(model, stages, widths)).ranges
-    by_stage = [sum(costs[start:stop]) / replicas for (start, stop), replicas in zip(ranges, widths, strict=True)]
-    timeline = simulate(add_transfers(actions), Costs(forward=by_stage, input_grad=by_stage, weight_grad=by_stage))
-    kept = saved_bytes(model, sample)
+    if stages == "auto":
+        notes.append("stages: a run chooses them at its start by measured time; here they are by parameters")
     width, rows = float_dtype(dtype).itemsize, -(-batch // microbatches)
+    saved = [size * width // 4 for size in saved_bytes(model, sample)]
+    profile = [
+        LayerProfile(forward=cost, input_grad=cost, weight_grad=cost, saved=size * -(-rows // layout.widest))
+        for cost, size in zip(costs, saved, strict=True)
+    ]
+    if isinstance(schedule, Search):
+        kept = [kept_bytes(model, width, len(optimizer.slots), replicas, zero) for replicas in widths]
+        limit = None if memory_gib is None else memory_gib * 2**30
+        actions = search(actions, ranges, profile, kept, limit, widths, no_time).schedule
+        notes.append("order: a run searches for it at its start by measured times; here by parameters, B twice F")
+    timeline = simulate(add_transfers(actions), stage_costs(profile, ranges, widths, no_time))
 
     def shared(size: int, level: int, replicas: int) -> int:
         """What a replica holds of `size` bytes that are shared out from ZeRO's `level` on."""
@@ -92,7 +117,7 @@ def plan(
         mine = [ranges[stage] for stage in sorted(owner) if owner[stage] == pp]
         held = [p for found in parameters_by_stage(cut_for(model, ranges, owner, pp)).values() for p in found]
         size = sum(p.size for p in held)
-        activations = sum(sum(kept[start:stop]) for start, stop in mine) // len(mine) * width // 4
+        activations = sum(sum(saved[start:stop]) for start, stop in mine) // len(mine)
         ranks.append(
             RankPlan(
                 pp=pp,
@@ -115,6 +140,7 @@ def plan(
         bubble=bubble,
         microbatches=microbatches,
         microbatch=-(-rows // layout.widest),
+        notes=tuple(notes),
     )
 
 

@@ -15,6 +15,7 @@ from mpitrain.program.lower import (
 from mpitrain.program.schedules import (
     SCHEDULES,
     ScheduleFunction,
+    Search,
     automatic,
     custom,
     dualpipe_v,
@@ -53,6 +54,7 @@ __all__ = [
     "Route",
     "Schedule",
     "ScheduleFunction",
+    "Search",
     "Sums",
     "Timeline",
     "Transfers",

@@ -94,7 +94,10 @@ REFUSED = {
     "a name": ({"stages": "even"}, "stages = 'even' is not known; expected parameters, auto"),
     "more stages than layers": ({"pp": 6, "stages": "auto"}, "6 stages were asked for and the model has 5 layers"),
     "too little memory": ({"stages": "auto", "memory_gib": 1e-9}, "no cut of 5 layers into 2 stages keeps each within 1.07"),
-    "a limit of nothing": ({"memory_gib": 2}, "memory_gib = 2 limits stages = auto, and stages = parameters"),
+    "a limit of nothing": (
+        {"memory_gib": 2},
+        "memory_gib = 2 limits stages = auto and schedule = automatic, and stages = parameters",
+    ),
 }
 
 
@@ -123,7 +126,7 @@ def test_no_cut_within_the_memory_is_faster(layers, widths, microbatches, name, 
     stages, more = len(widths), [max(widths) // width for width in widths]
     if stages > len(layers):
         return
-    profile = [LayerProfile(seconds=cost / 1e3, saved=saved) for cost, saved in layers]
+    profile = [LayerProfile(forward=cost / 1e3, input_grad=0, weight_grad=0, saved=saved) for cost, saved in layers]
     kept = [[1.0] * len(layers)] * stages
 
     def fits(cuts):

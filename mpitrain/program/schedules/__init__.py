@@ -8,13 +8,14 @@ from mpitrain.program.schedules.inference import inference
 from mpitrain.program.schedules.interleaved import interleaved
 from mpitrain.program.schedules.looped_bfs import looped_bfs
 from mpitrain.program.schedules.one_f_one_b import one_f_one_b
-from mpitrain.program.schedules.table import SCHEDULES, ScheduleFunction, schedule_named
+from mpitrain.program.schedules.table import SCHEDULES, ScheduleFunction, Search, schedule_named
 from mpitrain.program.schedules.zb_h1 import zb_h1
 from mpitrain.program.schedules.zb_v import zb_v
 
 __all__ = [
     "SCHEDULES",
     "ScheduleFunction",
+    "Search",
     "automatic",
     "custom",
     "dualpipe_v",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from mpitrain.program.action import Schedule
@@ -32,19 +33,40 @@ SCHEDULES: dict[str, ScheduleFunction] = {
 CHUNKED: dict[str, Callable[..., Schedule]] = {"interleaved": interleaved, "looped_bfs": looped_bfs}
 
 
+#: The name of a search; one with the stages of another schedule than 1F1B is called as in `automatic:zb_v`.
+AUTOMATIC = "automatic"
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A schedule that is found once costs are known, by `automatic`: with the stages of `base`, for which it stands till then.
+
+    What a rank may hold follows from memory, by default from what the fullest rank of `base` holds.
+    """
+
+    base: ScheduleFunction
+
+    def __call__(self, ranks: int, microbatches: int) -> Schedule:
+        """As `base`."""
+        return self.base(ranks, microbatches)
+
+
 def schedule_named(name: str) -> ScheduleFunction:
-    """The schedule called `name`, such as `1f1b` or `interleaved:4`, or the one in the file of that name, if it ends in `.csv`.
+    """The schedule called `name`, such as `1f1b`, `interleaved:4` or `automatic`, or that in the file of that name, a `.csv`.
 
     `ValueError` names the ones that there are.
     """
+    first, _, rest = name.partition(":")
+    if first == AUTOMATIC and rest != AUTOMATIC:
+        return Search(schedule_named(rest) if rest else one_f_one_b)
     if name.endswith(".csv"):
         return partial(custom, file=name)
     if name in SCHEDULES:
         return SCHEDULES[name]
-    base, _, chunks = name.partition(":")
-    if base in CHUNKED and chunks.isdecimal() and int(chunks) > 0:
-        return partial(CHUNKED[base], chunks=int(chunks))
+    if first in CHUNKED and rest.isdecimal() and int(rest) > 0:
+        return partial(CHUNKED[first], chunks=int(rest))
     raise ValueError(
         f"schedule {name!r} is not known; expected one of {', '.join(SCHEDULES)}, the chunks a rank after "
-        f"{' or '.join(CHUNKED)} as in interleaved:4, or a file that ends in .csv"
+        f"{' or '.join(CHUNKED)} as in interleaved:4, or a file that ends in .csv; {AUTOMATIC} for a search, {AUTOMATIC}:zb_v "
+        "for one with the stages of another schedule than 1F1B"
     )
