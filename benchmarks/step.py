@@ -115,17 +115,20 @@ def ours(sizes: dict[str, int]) -> Step:
     """Forward, backward and AdamW of mpitrain."""
     import numpy as np
 
-    from mpitrain.arrays import keep_freed_pages
-    from mpitrain.autograd import Tensor, backward
+    from mpitrain.arrays import Arrays, keep_freed_pages
+    from mpitrain.autograd import Context, Tensor, backward
+    from mpitrain.kernels.table import kernels_for
     from mpitrain.optim import AdamW, OptimizerState
 
     keep_freed_pages()
     model = model_of(sizes)
-    state = OptimizerState(AdamW(lr=LR), model.parameters())
+    kernels = kernels_for(Arrays(), np.dtype(np.float32))
+    context = Context(kernels=kernels)
+    state = OptimizerState(AdamW(lr=LR), model.parameters(), kernels)
 
     def step(tokens: np.ndarray) -> float:
         targets = tokens[:, 1:]
-        loss = model.loss(model(Tensor(tokens[:, :-1])), targets)
+        loss = model.loss(model(Tensor(tokens[:, :-1], context=context)), targets)
         backward([loss], [np.asarray(1.0 / targets.size, np.float32)])
         state.step()
         return float(loss.data) / targets.size

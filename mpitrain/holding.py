@@ -12,6 +12,7 @@ import numpy as np
 
 from mpitrain.arrays import Array, Arrays
 from mpitrain.comm import Place
+from mpitrain.kernels.table import kernels_for
 from mpitrain.nn import Model, Parameter, Sequential, Statistic
 from mpitrain.optim import Optimizer, OptimizerState
 from mpitrain.parallel import Zero, cut_for, holders, parameters_by_stage, shard_of
@@ -54,7 +55,8 @@ class Holding:
         self._materialize(arrays, dtype, seed)
         #: What is kept of each stage for good: its parameters, or this replica's shards of them.
         self.kept = {stage: [self._kept(p) for p in found] for stage, found in self.parameters.items()}
-        self.states = {stage: OptimizerState(optimizer, found) for stage, found in self.kept.items()}
+        kernels = kernels_for(arrays, dtype)
+        self.states = {stage: OptimizerState(optimizer, found, kernels) for stage, found in self.kept.items()}
         kept = {p.name: p for found in self.kept.values() for p in found}
         #: What this rank answers for.
         self.owned = [kept[p.name] for p in self.owned_by(place.pp_rank, place.dp.rank)]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mpitrain.autograd import Tensor, Weight, WeightWork, backward, run_weights
+from mpitrain.autograd import Context, Tensor, Weight, WeightWork, backward, run_weights
+from mpitrain.kernels.table import TWINS, Kernels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +40,16 @@ class Result:
 
 
 def run_ours(
-    case: Case, xs: list[np.ndarray], ws: list[np.ndarray], dy: np.ndarray | None = None, *, put_off: bool = False
+    case: Case,
+    xs: list[np.ndarray],
+    ws: list[np.ndarray],
+    dy: np.ndarray | None = None,
+    *,
+    put_off: bool = False,
+    kernels: Kernels = TWINS,
 ) -> Result:
     """Values and gradients of ours; `dy` is ones by default."""
-    tensors = [Tensor(x, needs_grad=True) for x in xs]
+    tensors = [Tensor(x, context=Context(kernels=kernels), needs_grad=True) for x in xs]
     weights = [Weight(w) for w in ws]
     y = case.ours(*tensors, *weights)
     work: WeightWork | None = [] if put_off else None
@@ -61,11 +68,11 @@ def run_torch(case: Case, xs: list[np.ndarray], ws: list[np.ndarray], dy: np.nda
     return Result(y.detach().numpy(), grads[: len(xs)], grads[len(xs) :])
 
 
-def check_against_torch(case: Case, dtype: type, tolerance: float) -> None:
+def check_against_torch(case: Case, dtype: type, tolerance: float, kernels: Kernels = TWINS) -> None:
     """Values and all gradients agree to `tolerance` of the largest element, in `dtype`, and keep shape and dtype."""
     xs, ws = case.draw(dtype)
     dy = np.random.default_rng(1).standard_normal(run_ours(case, xs, ws).y.shape).astype(dtype)
-    ours, theirs = run_ours(case, xs, ws, dy), run_torch(case, xs, ws, dy)
+    ours, theirs = run_ours(case, xs, ws, dy, kernels=kernels), run_torch(case, xs, ws, dy)
     for a, b in zip((ours.y, *ours.dx, *ours.dw), (theirs.y, *theirs.dx, *theirs.dw), strict=True):
         assert a.dtype == dtype
         assert a.shape == b.shape
@@ -93,9 +100,9 @@ def check_against_differences(case: Case) -> None:
         assert abs(difference - np.sum(grad * direction)) <= 1e-7 * max(1.0, scale), f"{case.name}: argument {i}"
 
 
-def check_put_off(case: Case) -> None:
+def check_put_off(case: Case, kernels: Kernels = TWINS) -> None:
     """Input gradients first and weight gradients later give the same bits."""
     xs, ws = case.draw(np.float32)
-    at_once, apart = run_ours(case, xs, ws), run_ours(case, xs, ws, put_off=True)
+    at_once, apart = (run_ours(case, xs, ws, put_off=put_off, kernels=kernels) for put_off in (False, True))
     for a, b in zip((*at_once.dx, *at_once.dw), (*apart.dx, *apart.dw), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mpitrain.kernels.table import TWINS, Kernels
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Context:
@@ -29,3 +31,5 @@ class Context:
     sample_weight: float = 1.0
     #: Global number of the sample in each row of the microbatch.
     samples: tuple[int, ...] = ()
+    #: What ops compute with.
+    kernels: Kernels = TWINS

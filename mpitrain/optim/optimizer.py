@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from mpitrain.arrays import Array
-from mpitrain.kernels.adam import adam
 from mpitrain.kernels.lamb import lamb
 from mpitrain.kernels.lars import lars
-from mpitrain.kernels.sgd import sgd
+from mpitrain.kernels.table import TWINS, Kernels
 from mpitrain.nn import Parameter
 from mpitrain.optim.schedule import Constant, LearningRate
 
@@ -55,7 +54,9 @@ class Optimizer:
         """Names of the arrays that `update` keeps for a weight; they are zero at the start."""
         return ()
 
-    def update(self, weight: Array, grad: Array, slots: Slots, *, lr: float, step: int, grad_scale: float) -> None:
+    def update(
+        self, weight: Array, grad: Array, slots: Slots, *, lr: float, step: int, grad_scale: float, kernels: Kernels = TWINS
+    ) -> None:
         """Change `weight` and its `slots` in place by step number `step` (the first is 1) along `grad_scale * grad`."""
         raise NotImplementedError(f"{type(self).__name__} must define update()")
 
@@ -80,11 +81,13 @@ class SGD(Optimizer):
         """The momentum buffer, if there is momentum."""
         return ("momentum_buffer",) if self.momentum else ()
 
-    def update(self, weight: Array, grad: Array, slots: Slots, *, lr: float, step: int, grad_scale: float) -> None:
+    def update(
+        self, weight: Array, grad: Array, slots: Slots, *, lr: float, step: int, grad_scale: float, kernels: Kernels = TWINS
+    ) -> None:
         """See `mpitrain.kernels.sgd`."""
         buffer = slots.get("momentum_buffer")
         direction = {"momentum": self.momentum, "l2": self.weight_decay}
-        sgd(weight, grad, buffer, lr=lr, grad_scale=grad_scale, nesterov=self.nesterov, **direction)
+        kernels.sgd(weight, grad, buffer, lr=lr, grad_scale=grad_scale, nesterov=self.nesterov, **direction)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,11 +102,13 @@ class Adam(Optimizer):
         """The running means of the gradient and of its square."""
         return ("exp_avg", "exp_avg_sq")
 
-    def update(self, weight: Array, grad: Array, slots: Slots, *, lr: float, step: int, grad_scale: float) -> None:
+    def update(
+        self, weight: Array, grad: Array, slots: Slots, *, lr: float, step: int, grad_scale: float, kernels: Kernels = TWINS
+    ) -> None:
         """See `mpitrain.kernels.adam`."""
         m, v = slots["exp_avg"], slots["exp_avg_sq"]
         rule = {"lr": lr, "eps": self.eps, "grad_scale": grad_scale, "l2": self.weight_decay}
-        adam(weight, grad, m, v, step=step, betas=self.betas, **rule)
+        kernels.adam(weight, grad, m, v, step=step, betas=self.betas, **rule)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,11 +124,13 @@ class AdamW(Optimizer):
         """The running means of the gradient and of its square."""
         return ("exp_avg", "exp_avg_sq")
 
-    def update(self, weight: Array, grad: Array, slots: Slots, *, lr: float, step: int, grad_scale: float) -> None:
+    def update(
+        self, weight: Array, grad: Array, slots: Slots, *, lr: float, step: int, grad_scale: float, kernels: Kernels = TWINS
+    ) -> None:
         """See `mpitrain.kernels.adam`."""
         m, v = slots["exp_avg"], slots["exp_avg_sq"]
         rule = {"lr": lr, "eps": self.eps, "grad_scale": grad_scale, "decay": self.weight_decay}
-        adam(weight, grad, m, v, step=step, betas=self.betas, **rule)
+        kernels.adam(weight, grad, m, v, step=step, betas=self.betas, **rule)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +151,9 @@ class LAMB(Optimizer):
         """The running means of the gradient and of its square."""
         return ("exp_avg", "exp_avg_sq")
 
-    def update(self, weight: Array, grad: Array, slots: Slots, *, lr: float, step: int, grad_scale: float) -> None:
+    def update(
+        self, weight: Array, grad: Array, slots: Slots, *, lr: float, step: int, grad_scale: float, kernels: Kernels = TWINS
+    ) -> None:
         """See `mpitrain.kernels.lamb`."""
         m, v = slots["exp_avg"], slots["exp_avg_sq"]
         rule = {"lr": lr, "eps": self.eps, "grad_scale": grad_scale, "decay": self.weight_decay}
@@ -171,7 +180,9 @@ class LARS(Optimizer):
         """The momentum buffer, if there is momentum."""
         return ("momentum_buffer",) if self.momentum else ()
 
-    def update(self, weight: Array, grad: Array, slots: Slots, *, lr: float, step: int, grad_scale: float) -> None:
+    def update(
+        self, weight: Array, grad: Array, slots: Slots, *, lr: float, step: int, grad_scale: float, kernels: Kernels = TWINS
+    ) -> None:
         """See `mpitrain.kernels.lars`."""
         buffer = slots.get("momentum_buffer")
         rule = {"trust": self.trust, "momentum": self.momentum, "decay": self.weight_decay}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mpitrain.arrays import Array, empty_beside, sum_dtype
+from mpitrain.kernels.table import TWINS, Kernels
 from mpitrain.nn import Parameter, Statistic
 from mpitrain.optim.optimizer import Optimizer
 
@@ -19,8 +20,8 @@ class OptimizerState:
     Slots of 16-bit weights are float32.
     """
 
-    def __init__(self, optimizer: Optimizer, parameters: Sequence[Parameter]) -> None:
-        self.optimizer = optimizer
+    def __init__(self, optimizer: Optimizer, parameters: Sequence[Parameter], kernels: Kernels = TWINS) -> None:
+        self.optimizer, self.kernels = optimizer, kernels
         self.step_count = 0
         self.statistics = [p for p in parameters if isinstance(p, Statistic)]
         self.trained = [p for p in parameters if not isinstance(p, Statistic)]
@@ -40,7 +41,8 @@ class OptimizerState:
         factor = self.optimizer.schedule(self.step_count)
         self.step_count += 1
         for p, rule, slots in zip(self.trained, self._rules, self._slots, strict=True):
-            rule.update(p.data, p.settled_grad(), slots, lr=rule.lr * factor, step=self.step_count, grad_scale=grad_scale)
+            lr, step, grad = rule.lr * factor, self.step_count, p.settled_grad()
+            rule.update(p.data, grad, slots, lr=lr, step=step, grad_scale=grad_scale, kernels=self.kernels)
             p.clear_grad()
         for s in self.statistics:
             s.data += s.momentum * (s.settled_grad() / rows - s.data)

@@ -16,6 +16,7 @@ from mpitrain.arrays import Array, Arrays
 from mpitrain.autograd import Context, Tensor, WeightWork, backward, run_weights
 from mpitrain.autograd.saved import saved_bytes
 from mpitrain.comm.communicator import Communicator
+from mpitrain.kernels.table import TWINS, kernels_for
 from mpitrain.nn import Model, Module
 from mpitrain.nn.likeness import likeness
 
@@ -66,6 +67,7 @@ def profile_layers(
         if key not in known:
             stage.materialize(arrays, dtype)
             pass_ = _Pass(stage, x, arrays, model if ends else None, arrays.asarray(targets) if ends else None, first=i == 0)
+            pass_.kernels = kernels_for(arrays, dtype)
             pass_.run()
             known[key] = min((pass_.run() for _ in range(repeats)), key=sum), pass_.saved, pass_.outputs
         seconds, saved, x = known[key]
@@ -91,11 +93,12 @@ class _Pass:
     ) -> None:
         self.layer, self.x, self.arrays, self.model, self.targets, self.first = layer, x, arrays, model, targets, first
         self.saved = 0
+        self.kernels = TWINS
         self.outputs: tuple[Array, ...] = ()
 
     def run(self) -> Seconds:
         """What it took; sets `saved` and `outputs`."""
-        context = Context(samples=tuple(range(len(self.x[0]))))
+        context = Context(samples=tuple(range(len(self.x[0]))), kernels=self.kernels)
         self.arrays.synchronize()
         begin = time.perf_counter()
         inputs = [Tensor(part, context=context, needs_grad=not self.first and _is_real(part)) for part in self.x]

@@ -13,6 +13,7 @@ import numpy as np
 
 from mpitrain.arrays import Array, Arrays, to_host
 from mpitrain.autograd import Context, Tensor, WeightWork, backward, run_weights
+from mpitrain.kernels.table import kernels_for
 from mpitrain.nn import Classification, Loss, Sequential
 from mpitrain.program.action import Action
 from mpitrain.program.transfer import Mail, Slot
@@ -44,7 +45,7 @@ class Compute:
         self.between = between
         self.stages, self.loss, self.last_stage, self.mail = stages, loss, last_stage, mail
         self.arrays, self.dtype = arrays, dtype
-        self.context = Context()
+        self.context, self.kernels = Context(), kernels_for(arrays, dtype)
         self.microbatches: Sequence[Microbatch] = ()
         self.live: dict[Slot, tuple[list[Tensor], list[Tensor]]] = {}
         self.put_off: dict[Slot, WeightWork] = {}
@@ -54,7 +55,7 @@ class Compute:
 
     def begin(self, microbatches: Sequence[Microbatch], context: Context) -> None:
         """Start a program over `microbatches` in `context`; forget what a program before it left."""
-        self.microbatches, self.context = microbatches, context
+        self.microbatches, self.context = microbatches, replace(context, kernels=self.kernels)
         for left in (self.live, self.put_off, self.losses, self.outputs, self.mail.inputs, self.mail.grads):
             left.clear()
         self.count = self.correct = 0.0

@@ -7,6 +7,8 @@ from gradcheck import Case, check_against_differences, check_against_torch, chec
 from torch.nn import functional
 
 from mpitrain.autograd import Context, Tensor, backward, ops
+from mpitrain.kernels.fused import FUSED
+from mpitrain.kernels.table import TWINS
 
 INDEX = np.array([2, 0, 2, 1])
 TARGETS = np.array([[3, -100, 0], [6, 2, -100]])
@@ -81,9 +83,9 @@ CASES = [
     Case(name="linear without bias", ours=ops.linear, theirs=functional.linear, inputs=((3, 7),), weights=((1, 7),)),
     Case(
         name="embedding",
-        ours=lambda w: ops.embedding(Tensor(np.stack([INDEX, INDEX[::-1]])), w),
-        theirs=lambda w: functional.embedding(torch.tensor(np.stack([INDEX, INDEX[::-1]])), w),
-        inputs=(),
+        ours=lambda x, w: ops.embedding(Tensor(np.stack([INDEX, INDEX[::-1]]), context=x.context), w) + x,
+        theirs=lambda x, w: functional.embedding(torch.tensor(np.stack([INDEX, INDEX[::-1]])), w) + x,
+        inputs=((3,),),
         weights=((5, 3),),
     ),
     Case(
@@ -154,6 +156,8 @@ CASES = [
     ),
 ]
 ids = [case.name for case in CASES]
+#: The kernels that float32 may be computed with.
+both = pytest.mark.parametrize("kernels", [TWINS, FUSED], ids=["twins", "fused"])
 
 
 @pytest.mark.parametrize("case", CASES, ids=ids)
@@ -161,9 +165,10 @@ def test_equals_torch_in_float64(case):
     check_against_torch(case, np.float64, 1e-12)  # sums of up to 300 terms of rounding 1e-16
 
 
+@both
 @pytest.mark.parametrize("case", CASES, ids=ids)
-def test_equals_torch_in_float32(case):
-    check_against_torch(case, np.float32, 3e-6)  # the same in float32, rounding 6e-8
+def test_equals_torch_in_float32(case, kernels):
+    check_against_torch(case, np.float32, 3e-6, kernels)  # the same in float32, rounding 6e-8
 
 
 @pytest.mark.parametrize("case", CASES, ids=ids)
@@ -171,26 +176,29 @@ def test_gradient_is_the_slope(case):
     check_against_differences(case)
 
 
+@both
 @pytest.mark.parametrize("case", CASES, ids=ids)
-def test_input_then_weight_gradients_are_the_same_bits(case):
-    check_put_off(case)
+def test_input_then_weight_gradients_are_the_same_bits(case, kernels):
+    check_put_off(case, kernels)
 
 
-def test_slopes_do_not_change_the_values():
+@both
+def test_slopes_do_not_change_the_values(kernels):
     x = np.random.default_rng(0).standard_normal((3, 40000)).astype(np.float32)
     for op in (ops.relu, ops.silu, ops.gelu_tanh, ops.gelu_erf, ops.swiglu):
-        recorded = op(Tensor(x, needs_grad=True))
-        np.testing.assert_array_equal(recorded.data, op(Tensor(x, context=Context(record=False))).data)
+        recorded = op(Tensor(x, context=Context(kernels=kernels), needs_grad=True))
+        np.testing.assert_array_equal(recorded.data, op(Tensor(x, context=Context(record=False, kernels=kernels))).data)
 
 
-def test_large_numbers_stay_finite():
+@both
+def test_large_numbers_stay_finite(kernels):
     x = np.array([[-1e4, -200.0, 0.0, 200.0, 1e4]], np.float32)
     for op, torch_op in (
         (ops.silu, functional.silu),
         (ops.gelu_erf, functional.gelu),
         (ops.gelu_tanh, lambda x: functional.gelu(x, approximate="tanh")),
     ):
-        np.testing.assert_array_equal(op(Tensor(x)).data, torch_op(torch.tensor(x)).numpy())
+        np.testing.assert_array_equal(op(Tensor(x, context=Context(kernels=kernels))).data, torch_op(torch.tensor(x)).numpy())
     logits = Tensor(x, needs_grad=True)
     loss = ops.cross_entropy(logits, np.array([0]))
     assert loss.data == 2e4
@@ -198,7 +206,8 @@ def test_large_numbers_stay_finite():
     np.testing.assert_array_equal(dx, [[-1, 0, 0, 0, 1]])
 
 
-def test_attention_scores_whose_exponentials_overflow():
+@both
+def test_attention_scores_whose_exponentials_overflow(kernels):
     case = Case(
         name="large scores",
         ours=lambda x: ops.attention(x, heads=2, kv_heads=2),
@@ -208,7 +217,7 @@ def test_attention_scores_whose_exponentials_overflow():
     )
     check_against_torch(case, np.float64, 1e-11)  # scores of some thousands carry errors of 1e-13, and so do probabilities
     (x,), _ = case.draw(np.float32)
-    y, expected = run_ours(case, [x], []).y, run_torch(case, [x], []).y
+    y, expected = run_ours(case, [x], [], kernels=kernels).y, run_torch(case, [x], []).y
     # Here scores carry errors of 1e-4.
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from mpitrain.arrays import Array, empty_beside, namespace
 from mpitrain.autograd.tensor import Op, Tensor
 from mpitrain.kernels import activation as kernels
+from mpitrain.kernels.table import Activation
 
 
 def relu(x: Tensor) -> Tensor:
@@ -21,7 +20,7 @@ def silu(x: Tensor) -> Tensor:
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU by the tanh approximation, as in GPT-2."""
-    return _Activation(kernels.gelu_tanh)(x)
+    return _Activation(x.context.kernels.gelu_tanh)(x)
 
 
 def gelu_erf(x: Tensor) -> Tensor:
@@ -34,12 +33,8 @@ def swiglu(x: Tensor) -> Tensor:
     return _SwiGLU()(x)
 
 
-class _Kernel(Protocol):
-    def __call__(self, x: Array, *, slope: bool = ...) -> tuple[Array, Array | None]: ...
-
-
 class _Activation(Op):
-    def __init__(self, kernel: _Kernel) -> None:
+    def __init__(self, kernel: Activation) -> None:
         self.kernel = kernel
 
     def forward(self, x: Array) -> Array:

@@ -33,9 +33,9 @@ class _Attention(Op):
         if self.rope is not None:
             plain, qk = qk, empty_beside(qk)
             rotate(plain, *self.rope, out=qk)
-        q, self.k, self.v = self._grouped(qk[:, :, : self.heads]), self._grouped(qk[:, :, self.heads :]), self._grouped(v)
+        self.q, self.k, self.v = self._grouped(qk[:, :, : self.heads]), self._grouped(qk[:, :, self.heads :]), self._grouped(v)
         self.y = empty_beside(qkv, (b, t, self.heads, self.head_dim))
-        self.scaled, self.p = kernels.attention(q, self.k, self.v, out=self._grouped(self.y))
+        self.p = kernels.attention(self.q, self.k, self.v, out=self._grouped(self.y), parts=self.context.kernels.attention)
         return self.y.reshape(b, t, -1)
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
@@ -46,7 +46,8 @@ class _Attention(Op):
         d_turned = d_qk if self.rope is None else empty_beside(d_qk)
         grads = self._grouped(d_turned[:, :, :heads]), self._grouped(d_turned[:, :, heads:]), self._grouped(dv)
         dy, y = self._grouped(dy.reshape(self.y.shape)), self._grouped(self.y)
-        kernels.attention_grad(dy, y, self.scaled, self.p, self.k, self.v, *grads)
+        parts = self.context.kernels.attention
+        kernels.attention_grad(dy, y, self.p, self.q, self.k, self.v, *grads, parts=parts)
         if self.rope is not None:
             rotate(d_turned, *self.rope, out=d_qk, inverse=True)
         return (d_qkv.reshape(b, t, -1),)

@@ -21,4 +21,4 @@ class _Embedding(Op):
         return (None,)
 
     def weight_grad(self, dy: Array, *out: Array) -> None:
-        kernels.embedding_grad(dy, self.ids, out[0])
+        self.context.kernels.embedding_grad(dy, self.ids, out[0])

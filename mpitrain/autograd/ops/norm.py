@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mpitrain.arrays import Array
 from mpitrain.autograd.tensor import Op, Tensor, Weight
-from mpitrain.kernels import linear, norm
+from mpitrain.kernels import norm
 
 
 def layer_norm(x: Tensor, weight: Weight, bias: Weight, *, eps: float) -> Tensor:
@@ -22,15 +22,14 @@ class _LayerNorm(Op):
         self.eps = eps
 
     def forward(self, x: Array, weight: Array, bias: Array) -> Array:
-        y, self.x_hat, self.inverse = norm.layer_norm(x, weight, bias, self.eps)
+        y, self.x_hat, self.inverse = self.context.kernels.layer_norm(x, weight, bias, self.eps)
         return y
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
-        return (norm.layer_norm_grad(dy, self.x_hat, self.inverse, self.weights[0].data),)
+        return (self.context.kernels.layer_norm_grad(dy, self.x_hat, self.inverse, self.weights[0].data),)
 
     def weight_grad(self, dy: Array, *out: Array) -> None:
-        norm.scale_grad(dy, self.x_hat, out[0])
-        linear.linear_bias_grad(dy, out[1])
+        self.context.kernels.scale_shift_grad(dy, self.x_hat, *out)
 
 
 class _RMSNorm(Op):

@@ -1,5 +1,5 @@
 """Causal attention."""
 
-from mpitrain.kernels.attention.twin import attention, attention_grad
+from mpitrain.kernels.attention.blocks import TWIN, Parts, attention, attention_grad
 
-__all__ = ["attention", "attention_grad"]
+__all__ = ["TWIN", "Parts", "attention", "attention_grad"]

@@ -7,6 +7,7 @@ each row, and these and the weight are all that the gradients need.
 from __future__ import annotations
 
 from mpitrain.arrays import Array, empty_beside, namespace, row_tiles
+from mpitrain.kernels.linear import linear_bias_grad
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Array, Array]:
@@ -40,6 +41,12 @@ def scale_grad(dy: Array, x_hat: Array, out: Array) -> None:
     for rows in row_tiles(dy_nd):
         tile = xp.multiply(dy_nd[rows], x_nd[rows], out=empty_beside(dy_nd[rows]))
         out += xp.matmul(xp.ones(len(tile), tile.dtype), tile)
+
+
+def scale_shift_grad(dy: Array, x_hat: Array, d_weight: Array, d_bias: Array) -> None:
+    """As `scale_grad`, and write the gradient of the bias, the sum over rows of dy, too."""
+    scale_grad(dy, x_hat, d_weight)
+    linear_bias_grad(dy, d_bias)
 
 
 def _normalise(x: Array, weight: Array, bias: Array | None, eps: float) -> tuple[Array, Array, Array]:

@@ -1,0 +1,78 @@
+"""Causal attention over blocks of queries, with grouped keys and values (Ainslie et al. 2023, section 2.2).
+
+Legend: b batch, k key/value heads, g query heads a key/value head, t time, d head width.
+Invariant: a block of queries looks at the keys up to its own last row only, so the upper triangle of the scores is neither
+computed nor read; only the diagonal blocks hold a masked part, and there the probabilities are exact zeros.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mpitrain.arrays import Array, empty_beside, namespace
+from mpitrain.kernels.attention import twin
+
+#: Queries in a block: small skips more of the upper triangle, large makes fewer calls.
+BLOCK = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """What is done to a block beside the products; see the twin."""
+
+    turned: Callable[[Array, float], Array] = twin.turned
+    softmax: Callable[[Array, int, int], None] = twin.softmax
+    softmax_grad: Callable[[Array, Array, Array, int, int], None] = twin.softmax_grad
+
+
+TWIN = Parts()
+
+
+def attention(q: Array, k: Array, v: Array, out: Array, *, parts: Parts) -> Array:
+    """Write softmax(q kᵀ / sqrt(d), causal) v into `out`; q and out are (b, k, g, t, d), k and v (b, k, 1, t, d), any strides.
+
+    Returns the probabilities (b, k, g, t, t), which the gradient needs, undefined above the diagonal blocks.
+    """
+    xp, t = namespace(q), q.shape[3]
+    p = empty_beside(q, (*q.shape[:3], t, t))
+    k_t = parts.turned(k, 1.0 / math.sqrt(q.shape[-1]))
+    for start, stop in _blocks(t):
+        rows = p[..., start:stop, :stop]
+        xp.matmul(q[..., start:stop, :], k_t[..., :stop], out=rows)
+        parts.softmax(p, start, stop)
+        xp.matmul(rows, v[..., :stop, :], out=out[..., start:stop, :])
+    return p
+
+
+def attention_grad(
+    d_out: Array, out: Array, p: Array, q: Array, k: Array, v: Array, dq: Array, dk: Array, dv: Array, *, parts: Parts
+) -> None:
+    """Write the gradients of q, k and v; `p` is what `attention` returned, and is used up."""
+    xp, t, scale = namespace(p), p.shape[3], 1.0 / math.sqrt(q.shape[-1])
+    v_t = parts.turned(v, scale)
+    along = xp.einsum("...d,...d->...", d_out, out, order="C")  # = rows of sum(p dp), without touching t x t numbers
+    along *= scale
+    _by_keys(p, d_out, dv)
+    for start, stop in _blocks(t):
+        rows = p[..., start:stop, :stop]
+        dp = xp.matmul(d_out[..., start:stop, :], v_t[..., :stop], out=empty_beside(p, rows.shape))
+        parts.softmax_grad(p, dp, along, start, stop)
+        xp.matmul(rows, k[..., :stop, :], out=dq[..., start:stop, :])
+    _by_keys(p, q, dk)
+
+
+def _blocks(time: int) -> list[tuple[int, int]]:
+    return [(start, min(start + BLOCK, time)) for start in range(0, time, BLOCK)]
+
+
+def _by_keys(p: Array, x: Array, out: Array) -> None:
+    """Write pᵀ x, summed over the query heads of each key head, into `out` (b, k, 1, t, d)."""
+    xp, t = namespace(p), p.shape[3]
+    for start, stop in _blocks(t):
+        columns = p[..., start:, start:stop].swapaxes(-1, -2)
+        if p.shape[2] == 1:
+            xp.matmul(columns, x[..., start:, :], out=out[..., start:stop, :])
+        else:
+            xp.sum(xp.matmul(columns, x[..., start:, :]), axis=2, keepdims=True, out=out[..., start:stop, :])

@@ -1,0 +1,74 @@
+"""What attention does to a block beside the products, each in one sweep; what they compute: see the twin."""
+
+from __future__ import annotations
+
+from numpy import empty, float32
+
+from mpitrain.arrays import Array, empty_beside
+from mpitrain.kernels.compiled import compiled
+from mpitrain.kernels.functions import exp
+
+
+def turned(x: Array, scale: float) -> Array:
+    """See the twin; here the result is contiguous, so that a product with it is as quick as without turning."""
+    b, k, _, t, d = x.shape
+    out = empty_beside(x, (b, k, d, t))
+    _turned(x[:, :, 0], scale, out)
+    return out[:, :, None]
+
+
+def softmax(p: Array, start: int, stop: int) -> None:
+    """See the twin."""
+    _softmax(p.reshape(-1, *p.shape[3:]), start, stop)
+
+
+def softmax_grad(p: Array, dp: Array, along: Array, start: int, stop: int) -> None:
+    """See the twin."""
+    _softmax_grad(p.reshape(-1, *p.shape[3:]), dp.reshape(-1, *dp.shape[3:]), along.reshape(-1, along.shape[3]), start, stop)
+
+
+_ROWS = "float32[:, :, ::1]"
+_TILE = 16  # a cache line of what is read, and of what is written
+
+
+@compiled("void(float32[:, :, :, :], float32, float32[:, :, :, ::1])")
+def _turned(x: Array, scale: float, out: Array) -> None:
+    n, heads, d, time = out.shape
+    for i in range(n):
+        for h in range(heads):
+            for first in range(0, time, _TILE):
+                for j in range(d):
+                    for t in range(first, min(first + _TILE, time)):
+                        out[i, h, j, t] = x[i, h, t, j] * scale
+
+
+@compiled(f"void({_ROWS}, int64, int64)")
+def _softmax(p: Array, start: int, stop: int) -> None:
+    e = empty(stop, float32)  # in cache: the scores stay for a second try
+    for n in range(p.shape[0]):
+        for i in range(start, stop):
+            row = p[n, i]
+            total = float32(0)
+            for j in range(i + 1):
+                e[j] = exp(row[j])
+                total += e[j]
+            if not (total > float32(1e-20) and total < float32(1e20)):  # NaN too
+                largest = row[0]
+                for j in range(i + 1):
+                    largest = max(largest, row[j])
+                total = float32(0)
+                for j in range(i + 1):
+                    e[j] = exp(row[j] - largest)
+                    total += e[j]
+            for j in range(i + 1):
+                row[j] = e[j] / total
+            for j in range(i + 1, stop):
+                row[j] = float32(0)
+
+
+@compiled(f"void({_ROWS}, {_ROWS}, float32[:, ::1], int64, int64)")
+def _softmax_grad(p: Array, dp: Array, along: Array, start: int, stop: int) -> None:
+    for n in range(p.shape[0]):
+        for i in range(start, stop):
+            for j in range(stop):
+                p[n, i, j] *= dp[n, i - start, j] - along[n, i]
