@@ -96,8 +96,24 @@ def test_every_algorithm_equals_numpy(case):
 
 @pytest.mark.mpi([2, 5])
 def test_every_algorithm_equals_numpy_through_mpi(comm):
+    sizes = ((0, [np.float32]), (1, [np.float64, BFLOAT16]), (5, [np.int64]), (70_001, [np.float32]))
+    check_through_mpi(comm, sizes)
+
+
+@pytest.mark.mpi([2, 3])
+def test_every_algorithm_goes_in_chunks_where_mpi_counts_no_further(comm):
+    """The way of `test_more_than_2_to_the_31_bytes`, at 16 elements or bytes a call."""
+    from mpi4py import MPI
+
+    from mpitrain.comm.mpi import MpiCommunicator
+
+    chunked = MpiCommunicator(MPI.COMM_WORLD.Dup(), device_aware=False, chunk=16)
+    check_through_mpi(chunked, [(size, [np.float32, BFLOAT16, np.uint8]) for size in (15, 16, 17, 100)])
+
+
+def check_through_mpi(comm, sizes):
     random = np.random.default_rng(7)  # the same on every rank
-    for size, dtypes in ((0, [np.float32]), (1, [np.float64, BFLOAT16]), (5, [np.int64]), (70_001, [np.float32])):
+    for size, dtypes in sizes:
         for dtype in dtypes:
             for op in (Reduction.SUM, Reduction.MAX, Reduction.PRODUCT):
                 everyone = random.integers(1, 4, (comm.size, size)).astype(dtype)
@@ -107,6 +123,29 @@ def test_every_algorithm_equals_numpy_through_mpi(comm):
                     for ranks in zip(*(comm.allgather(x.view(np.uint8)) for x in found.values()), strict=True)
                 ]
                 check(results, everyone, op)
+
+
+#: Makes a combination in the array's own memory, or in memory of the algorithm's.
+LARGE = {**PLAIN, "hierarchical": Hierarchical, "hierarchical, in its memory": Hierarchical}
+
+
+@pytest.mark.large
+@pytest.mark.mpi(2, timeout=300)
+@pytest.mark.parametrize("name", LARGE)
+def test_more_than_2_to_the_31_bytes(comm, name):
+    """More elements, too, than 32 bits can count."""
+    shared = LARGE[name](comm) if name not in PLAIN else None
+    algorithm = shared or PLAIN[name]
+    period, count = 61, 2**31 + 2**20 + 1
+    pattern = np.arange(period << 20, dtype=np.uint32) % period
+    x = shared.memory(count, np.uint8) if "its memory" in name else np.empty(count, np.uint8)
+    for start in range(0, count, len(pattern)):  # no two neighbours are alike, and no large power of two is a period
+        part = x[start : start + len(pattern)]
+        part[...] = (comm.rank + 1) * pattern[: len(part)]
+    finish(algorithm(comm, x))
+    for start in range(0, count, len(pattern)):
+        part = x[start : start + len(pattern)]
+        assert np.array_equal(part, 3 * pattern[: len(part)]), f"wrong between {start} and {start + len(part)}"
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 5])
