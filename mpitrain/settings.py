@@ -28,6 +28,8 @@ class Settings:
     clip_value: float | None = None
     #: Whether gradients are summed over the replicas while backward still runs.
     overlap: bool = True
+    #: Who moves those sums on meanwhile: a `"thread"`, the `"points"` between two ops, or `"auto"` by what cores are free.
+    progress: str = "auto"
     #: How gradients are summed: an algorithm of `comm.allreduce`, or `"auto"` for the fastest by measurement.
     allreduce: str = "auto"
     #: Bytes of gradients in one message, in MiB; `None` for what follows from the same measurement.

@@ -35,21 +35,22 @@ class Trainer:
     """Trains `model` on `data` over the ranks of `mesh`.
 
     `batch` samples a step (by default one for each microbatch) are dealt to dp replicas, each running `microbatches` of them
-    through its pipeline by `schedule` (see `schedule_named`), with `"automatic"` in the order that a search finds by what a
-    profile at the start says. `clip` bounds the norm of the mean gradient, and `clip_value` then each of its elements;
-    `sync_batch_norm` takes batch norm's moments over all replicas; with `overlap`, gradients are
-    summed over the replicas while backward still runs, by the algorithm `allreduce` in messages of `bucket_mib` (both follow
-    from a short measurement by default), and by a `compression` (`parallel.PowerSGD(rank=4)`) with fewer bytes. `stages` says
-    which layers make which stage: `"parameters"`, `"auto"` (by measured time), or the number of layers of each. `memory_gib`
-    is the most that a rank may hold, for stages by time and for the search; by default the former take what they need, and the
-    latter lets no rank hold more than the fullest one does with 1F1B. `reproducible` makes every layout of the same
-    dp x microbatches give the same bits; see `mpitrain.parallel.reproducible`. `arrays` is `"numpy"`, `"cupy"` or `None` for
-    CuPy where it finds a GPU. An action that takes longer than `timeout_s` ends the job and says who waits for what. Every rank
-    constructs it with the same arguments and calls the same methods. `ValueError`, before any training, where the arguments do
-    not fit together.
+    through its pipeline by `schedule` (see `schedule_named`), with `"automatic"` in the order that a search finds by a profile at
+    the start.  Every rank constructs it with the same arguments and calls the same methods; what the ranks were given, model and
+    data, is compared here.  `ValueError`, before any training, where the arguments do not fit together.
 
-    What the ranks were given, model and data, is compared here; with `debug`, replicas compare their weights too, before the
-    first step of a `fit`, every `check_every` steps and after the last.
+    - `clip` bounds the norm of the mean gradient, and `clip_value` then each of its elements.
+    - With `overlap`, gradients are summed over the replicas while backward still runs, moved on by a thread or at points
+      between ops (`progress`), by the algorithm `allreduce`, in messages of `bucket_mib`; all three follow from a short
+      measurement by default.  A `compression` (`parallel.PowerSGD(rank=4)`) does it with fewer bytes.
+    - `zero` says what the replicas share out (`parallel.zero`); `sync_batch_norm` takes batch norm's moments over all of them.
+    - `stages` says which layers make which stage: `"parameters"`, `"auto"` (by measured time), or the number of layers of each.
+    - `memory_gib` is the most that a rank may hold, for stages by time and for the search; by default the former take what they
+      need, and the latter lets no rank hold more than the fullest one does with 1F1B.
+    - `reproducible` makes every layout of the same dp x microbatches give the same bits (`parallel.reproducible`).
+    - With `debug`, replicas compare their weights before the first step of a `fit`, every `check_every` steps and at the end.
+    - `arrays` is `"numpy"`, `"cupy"`, or `None` for CuPy where it finds a GPU.
+    - An action that takes longer than `timeout_s` ends the job and says who waits for what.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Trainer:
         clip: float | None = None,
         clip_value: float | None = None,
         overlap: bool = True,
+        progress: str = "auto",
         allreduce: str = "auto",
         bucket_mib: float | None = None,
         sync_batch_norm: bool = False,
@@ -90,6 +92,7 @@ class Trainer:
             clip=clip,
             clip_value=clip_value,
             overlap=overlap,
+            progress=progress,
             allreduce=allreduce,
             bucket_mib=bucket_mib,
             sync_batch_norm=sync_batch_norm,

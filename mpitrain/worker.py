@@ -7,7 +7,7 @@ hands them to the one executor.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -16,7 +16,7 @@ import numpy as np
 
 from mpitrain.arrays import Arrays, float_dtype, to_host
 from mpitrain.autograd import Context
-from mpitrain.comm import Place
+from mpitrain.comm import Place, ProgressThread, choose_progress
 from mpitrain.comm.allreduce import Allreduce
 from mpitrain.data import Dataset, Loader, Sampler, check_batch, share, share_jointly
 from mpitrain.holding import Holding
@@ -236,8 +236,18 @@ class Worker:
             changing=self._changing,
         )
         plain = place.dp.size > 1 and not (zero or self.compression or self.settings.reproducible)
-        #: How gradients are summed over the replicas, in one line; `None` where that is not by an allreduce.
-        self.reduction = allreduce.explain(bucket_bytes) if plain else None
+        # Whether one is worth it is asked where something goes on beside computing.
+        overlapped = place.dp.size > 1 and self.settings.overlap
+        progress = choose_progress(place.comm, self.settings.progress, arrays) if overlapped else None
+        self.beside: Callable[[], AbstractContextManager[None]] = nullcontext
+        if progress and progress.thread:
+            self.beside = partial(ProgressThread, self._advance, arrays.activate)
+        #: How gradients are summed over the replicas, in one line; `None` where there is one.
+        self.reduction = None
+        if place.dp.size > 1:
+            how = f"sums over {place.dp.size} ranks: in buckets of {bucket_bytes / 2**20:.3g} MiB"
+            how = allreduce.explain(bucket_bytes) if plain else how
+            self.reduction = f"{how}; {progress or 'after backward'}"
         keep = partial(kept_bucket, zeros=allreduce.zeros) if plain else kept_bucket
         make_bucket = passing_bucket if self.zero_level > 1 else keep
         self.replicas = DataParallel(
@@ -336,15 +346,16 @@ class Worker:
         self.arrays.activate()
         self.compute.begin(microbatches, context)
         self.transfers.begin(actions, routes, {} if crossings is None else crossings)
-        try:
-            self.measured = execute(actions, self.handlers, self.watch, self._advance)
-        except NotFiniteError:
-            self.transfers.end()  # every rank is here, so what was sent will leave
-            raise
-        self.transfers.end()
-        for stage in self.stages:
-            if self.holding.zero:
-                self.holding.zero.need(stage)
+        with self.beside():
+            try:
+                self.measured = execute(actions, self.handlers, self.watch, self._advance)
+            except NotFiniteError:
+                self.transfers.end()  # every rank is here, so what was sent will leave
+                raise
+            self.transfers.end()
+            for stage in self.stages:
+                if self.holding.zero:
+                    self.holding.zero.need(stage)
 
     def _advance(self) -> None:
         """Go on with what is under way."""

@@ -8,6 +8,7 @@ from mpitrain.comm.layout import Layout
 from mpitrain.comm.local import local
 from mpitrain.comm.mesh import Mesh, Place
 from mpitrain.comm.post import PeerGoneError, RankDiedError
+from mpitrain.comm.progress_thread import ProgressChoice, ProgressThread, choose_progress, progress_named
 from mpitrain.comm.start import world
 from mpitrain.comm.watchdog import Watchdog
 
@@ -20,14 +21,18 @@ __all__ = [
     "PeerGoneError",
     "Peers",
     "Place",
+    "ProgressChoice",
+    "ProgressThread",
     "RankDiedError",
     "Reduction",
     "Request",
     "Watchdog",
     "World",
+    "choose_progress",
     "end_job_on_failure",
     "finish",
     "launch",
     "local",
+    "progress_named",
     "world",
 ]

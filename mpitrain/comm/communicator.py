@@ -71,6 +71,8 @@ class Communicator(Peers, Protocol):
 
     #: Whether the time that a message takes says anything about a machine: not where ranks are threads of one process.
     timed: bool
+    #: Whether several threads of a rank may communicate at once.
+    concurrent: bool
 
     def allreduce(self, x: Array, op: Reduction = Reduction.SUM) -> None:
         """Combine `x` over all ranks, in place, any size; 16-bit floats are combined in float32 and rounded once."""

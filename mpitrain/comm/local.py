@@ -130,6 +130,7 @@ class LocalCommunicator:
 
     max_tag = 2**31 - 1
     timed = False
+    concurrent = True
 
     def __init__(self, post: Post, name: str, members: Sequence[int], rank: int) -> None:
         self.rank = rank

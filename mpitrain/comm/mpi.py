@@ -49,6 +49,7 @@ class MpiCommunicator:
         self.rank = comm.rank
         self.size = comm.size
         self.max_tag: int = MPI.COMM_WORLD.Get_attr(MPI.TAG_UB)  # type: ignore[assignment]  # an int for this key
+        self.concurrent = MPI.Query_thread() == MPI.THREAD_MULTIPLE
         self._comm, self._device_aware, self._chunk = comm, device_aware, chunk
 
     def isend(self, x: Array, dest: int, tag: int) -> Request:

@@ -12,6 +12,7 @@ from annotated_types import Ge, Le
 from pydantic import AfterValidator, BeforeValidator
 
 from mpitrain.arrays import float_dtype
+from mpitrain.comm import progress_named
 from mpitrain.comm.allreduce import allreduce_named
 from mpitrain.config.compression import CompressionSection, NoCompressionSection
 from mpitrain.config.data import DataSection
@@ -86,6 +87,8 @@ class TrainSection(Section):
     """What replicas share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
     overlap: bool = True
     """Whether gradients are summed over the replicas while backward still runs."""
+    progress: Annotated[str, AfterValidator(progress_named)] = "auto"
+    """Who moves those sums on meanwhile: thread, points (between two ops), or auto: a thread where cores are free for one."""
     allreduce: Annotated[str, AfterValidator(allreduce_named)] = "auto"
     """How they are summed: native (MPI's own), ring, halving or hierarchical; auto for the fastest by a short measurement."""
     bucket_mib: Positive | None = None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from mpitrain.arrays import Arrays
-from mpitrain.comm import Communicator, finish
+from mpitrain.comm import Communicator, choose_progress, finish
 from mpitrain.comm.allreduce import Allreduce
 from mpitrain.comm.allreduce.cost import LATENCY_SHARE, Constants
 from mpitrain.comm.probe import least_seconds
@@ -41,6 +41,7 @@ def communication(comm: Communicator) -> Iterator[str]:
             yield from _told(constants)
         yield f"{what}: {allreduce.explain(nbytes)}"
     yield f"(of a bucket's time, latency takes {LATENCY_SHARE:.0%}; [train] allreduce and bucket_mib override both)"
+    yield f"while backward runs, messages are {choose_progress(comm, 'auto', Arrays())}; [train] progress overrides it"
 
 
 def _collectives(comm: Communicator) -> dict[str, Prepare]:

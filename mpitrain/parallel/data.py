@@ -138,7 +138,7 @@ class _StageGradients:
         self.started = 0
 
     def advance(self) -> None:
-        for bucket, exchange in self.in_flight:
+        for bucket, exchange in tuple(self.in_flight):  # a copy, as another thread may come by
             _go(bucket, exchange.advance)
 
     def _contributed(self, weight: Weight) -> None:
@@ -170,11 +170,13 @@ class _StageGradients:
 
 
 def _go(bucket: Bucket, step: Callable[[], bool]) -> bool:
-    """Take a step of the bucket's exchange; an exception says whose it was."""
+    """Take a step of the bucket's exchange; an exception says whose it was, once."""
     try:
         return step()
     except Exception as error:
-        error.add_note(f"in the sum over replicas of {bucket}")
+        note = f"in the sum over replicas of {bucket}"
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
         raise
 
 

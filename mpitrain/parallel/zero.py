@@ -87,7 +87,7 @@ class Zero:
 
     def advance(self) -> None:
         """Go on with what is under way, as far as messages have arrived."""
-        for gathering in self.in_flight.values():
+        for gathering in tuple(self.in_flight.values()):  # a copy, as another thread may come by
             gathering.advance()
 
     def refresh(self) -> None:

@@ -7,6 +7,7 @@ divided by the number that there are now: the residuals, of which the sum counts
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,15 +35,16 @@ class Remembered:
 
 
 class Wire:
-    """The way to the other replicas, and how many bytes were sent on it."""
+    """The way to the other replicas, and how many bytes were sent on it, by tag: exchanges may be moved on by two threads."""
 
     def __init__(self, comm: Communicator) -> None:
-        self.rank, self.size, self.sent_bytes = comm.rank, comm.size, 0
+        self.rank, self.size = comm.rank, comm.size
+        self.sent_bytes: Counter[int] = Counter()
         self._comm = comm
 
     def isend(self, x: Array, dest: int, tag: int) -> Request:
         """As `Peers.isend`."""
-        self.sent_bytes += int(x.nbytes)
+        self.sent_bytes[tag] += int(x.nbytes)
         return self._comm.isend(x, dest, tag)
 
     def irecv(self, x: Array, source: int, tag: int) -> Request:
@@ -86,11 +88,12 @@ class Compression:
     @property
     def sent_bytes(self) -> int:
         """Bytes that this rank has sent in the step."""
-        return self.wire.sent_bytes
+        return self.wire.sent_bytes.total()
 
     def begin(self, step: int | None) -> None:
         """Begin step number `step`, or a pass of which nothing is remembered and nothing lost."""
-        self.step, self.wire.sent_bytes = step, 0
+        self.step = step
+        self.wire.sent_bytes.clear()
 
     def exchange(self, bucket: Bucket) -> Collective:
         """Sum the bucket's gradients over the replicas, as the compressor does it."""
