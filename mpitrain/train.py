@@ -35,9 +35,9 @@ class Trainer:
     """Trains `model` on `data` over the ranks of `mesh`.
 
     `batch` samples a step (by default one for each microbatch) are dealt to dp replicas, each running `microbatches` of them
-    through its pipeline by `schedule` (see `schedule_named`), with `"automatic"` in the order that a search finds by a profile at
-    the start.  Every rank constructs it with the same arguments and calls the same methods; what the ranks were given, model and
-    data, is compared here.  `ValueError`, before any training, where the arguments do not fit together.
+    through its pipeline by `schedule` (see `schedule_named`), with `"automatic"` in the order that a search finds by a profile
+    at the start.  Every rank constructs it with the same arguments and calls the same methods; what the ranks were given, model
+    and data, is compared here.  `ValueError`, before any training, where the arguments do not fit together.
 
     - `clip` bounds the norm of the mean gradient, and `clip_value` then each of its elements.
     - With `overlap`, gradients are summed over the replicas while backward still runs, moved on by a thread or at points
