@@ -1,8 +1,9 @@
-"""Host memory that is quick to use: arrays that start on a cache line, and freed pages that stay in the process.
+"""Host memory that is quick to use: arrays that start on a cache line, and freed pages that stay in the process, large ones.
 
-Invariant: both are hints for speed, no result depends on them.  malloc aligns to 16 bytes, and a vector that straddles two
+Invariant: all are hints for speed, no result depends on them.  malloc aligns to 16 bytes, and a vector that straddles two
 cache lines is loaded twice: the product of two arrays in cache takes twice as long.  A large temporary that the C library maps
-afresh costs a page fault every 4 KiB, up to half of an element-wise kernel's time; glibc can be told to keep such pages.
+afresh costs a page fault every 4 KiB, up to half of an element-wise kernel's time; glibc can be told to keep such pages.  Linux
+makes them 2 MiB where it is advised to, so that a core finds more of them without a walk through the page tables.
 """
 
 from __future__ import annotations
@@ -31,9 +32,14 @@ def empty_beside(x: Array, shape: tuple[int, ...] | None = None, dtype: DTypeLik
 
 
 def keep_freed_pages(limit_bytes: int = 1 << 30) -> bool:
-    """Let malloc keep up to `limit_bytes` of freed memory and serve requests up to that size from it; whether it was told."""
+    """Let malloc keep up to `limit_bytes` of freed memory and serve requests up to that size from it; whether it was told.
+
+    The heap grows by half of that at once, in address space alone: memory is taken as it is used.
+    """
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
     settings = {_M_MMAP_THRESHOLD: limit_bytes, _M_TRIM_THRESHOLD: limit_bytes, _M_TOP_PAD: 16 << 20}
-    return all(mallopt(option, value) == 1 for option, value in settings.items())
+    told = all(mallopt(option, value) == 1 for option, value in settings.items())
+    np.empty(limit_bytes // 2, np.uint8)  # NumPy advises the pages of a large array to be large, and so they stay
+    return told
