@@ -34,6 +34,8 @@ def swiglu(x: Tensor) -> Tensor:
 
 
 class _Activation(Op):
+    slope: Array
+
     def __init__(self, kernel: Activation) -> None:
         self.kernel = kernel
 
@@ -42,7 +44,8 @@ class _Activation(Op):
         return y
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
-        return (namespace(dy).multiply(dy, self.slope, out=empty_beside(dy)),)
+        out = self.slope if self.slope.dtype == dy.dtype else empty_beside(dy)  # where it is not bool, memory at hand
+        return (namespace(dy).multiply(dy, self.slope, out=out),)
 
 
 class _SwiGLU(Op):
