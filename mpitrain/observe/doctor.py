@@ -22,7 +22,9 @@ from mpitrain.comm import Communicator, world
 from mpitrain.comm.launch import find_launcher
 from mpitrain.observe.communication import communication
 
-_PACKAGES = ("mpitrain", "numpy", "mpi4py", "ml_dtypes", "safetensors", "openmpi", "mpich", "cupy-cuda12x", "cupy-cuda13x")
+_PACKAGES = (
+    "mpitrain", "numpy", "numba", "mpi4py", "ml_dtypes", "safetensors", "openmpi", "mpich", "cupy-cuda12x", "cupy-cuda13x",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
