@@ -17,12 +17,12 @@ from mpitrain.kernels.compiled import inlined
 def exp(x: Any) -> Any:
     """The power e^x as 2^n e^r with |r| <= log(2)/2 (Cody and Waite 1980, chapter 6; coefficients: Moshier's Cephes, expf).
 
-    x is brought into [-80, 88], so that e^x, and a few hundredths of it, are normal numbers.
+    0 below -80, so that all else, and thousandths of it, are normal numbers; e^88 above 88.
     """
-    x = float32(-80) if x < float32(-80) else x
-    x = float32(88) if x > float32(88) else x
-    n = np.floor(x * float32(1.44269504) + float32(0.5))
-    r = x - n * float32(0.693359375) - n * float32(-2.12194440e-4)
+    y = float32(-80) if x < float32(-80) else x
+    y = float32(88) if y > float32(88) else y
+    n = np.floor(y * float32(1.44269504) + float32(0.5))
+    r = y - n * float32(0.693359375) - n * float32(-2.12194440e-4)
     p = float32(1.9875691500e-4)
     p = p * r + float32(1.3981999507e-3)
     p = p * r + float32(8.3334519073e-3)
@@ -30,7 +30,8 @@ def exp(x: Any) -> Any:
     p = p * r + float32(1.6666665459e-1)
     p = p * r + float32(5.0000001201e-1)
     p = p * (r * r) + r + float32(1)
-    return p * int32((int32(n) + int32(127)) << int32(23)).view(float32)
+    p *= int32((int32(n) + int32(127)) << int32(23)).view(float32)
+    return float32(0) if x < float32(-80) else p
 
 
 @inlined

@@ -16,6 +16,7 @@ from mpitrain.arrays import Array, Arrays
 from mpitrain.kernels.activation import gelu_tanh
 from mpitrain.kernels.adam import adam
 from mpitrain.kernels.attention import TWIN, Parts
+from mpitrain.kernels.cross_entropy import cross_entropy
 from mpitrain.kernels.embedding import embedding_grad
 from mpitrain.kernels.norm import layer_norm, layer_norm_grad, scale_shift_grad
 from mpitrain.kernels.sgd import sgd
@@ -37,6 +38,7 @@ class Kernels:
     scale_shift_grad: Callable[[Array, Array, Array, Array], None] = scale_shift_grad
     gelu_tanh: Activation = gelu_tanh
     attention: Parts = TWIN
+    cross_entropy: Callable[..., tuple[Array, Array | None]] = cross_entropy
     embedding_grad: Callable[[Array, Array, Array], None] = embedding_grad
     adam: Callable[..., None] = adam
     sgd: Callable[..., None] = sgd

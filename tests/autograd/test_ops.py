@@ -199,7 +199,7 @@ def test_large_numbers_stay_finite(kernels):
         (ops.gelu_tanh, lambda x: functional.gelu(x, approximate="tanh")),
     ):
         np.testing.assert_array_equal(op(Tensor(x, context=Context(kernels=kernels))).data, torch_op(torch.tensor(x)).numpy())
-    logits = Tensor(x, needs_grad=True)
+    logits = Tensor(x, context=Context(kernels=kernels), needs_grad=True)
     loss = ops.cross_entropy(logits, np.array([0]))
     assert loss.data == 2e4
     (dx,) = backward([loss], [np.ones((), np.float32)], leaves=[logits])

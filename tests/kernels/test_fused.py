@@ -117,6 +117,31 @@ def test_attention(scale):
     close([p], [q], 1e-6 * scale)
 
 
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_cross_entropy(scale, smoothing):
+    logits, targets = drawn(30, 77) * np.float32(scale), RANDOM.integers(0, 77, 30).astype(np.uint8)
+    targets[[0, 11]] = 200
+    settings = {"ignore_index": 200, "label_smoothing": smoothing}
+    expected = TWINS.cross_entropy(*in_float64(logits), targets, grad=True, **settings)
+    found = FUSED.cross_entropy(logits, targets, grad=True, **settings)
+    close(found, expected, 1e-6)
+    assert not found[1][[0, 11]].any()
+    loss, nothing = FUSED.cross_entropy(logits, targets, grad=False, **settings)
+    assert nothing is None
+    assert loss == found[0]
+
+
+def test_cross_entropy_of_a_class_that_cannot_be_or_is_not_there():
+    logits, settings = np.array([[0.0, -np.inf, 0.0]], np.float32), {"ignore_index": -100, "label_smoothing": 0.0, "grad": True}
+    loss, d_logits = FUSED.cross_entropy(logits, np.array([0]), **settings)
+    assert loss == pytest.approx(np.log(2.0), rel=1e-6)
+    np.testing.assert_array_equal(d_logits, [[-0.5, 0.0, 0.5]])
+    for target in (3, -1):
+        with pytest.raises(IndexError, match=f"target {target} among 3 classes; expected 0 to 2, or -100 to ignore"):
+            FUSED.cross_entropy(logits, np.array([target]), **settings)
+
+
 @pytest.mark.parametrize("ids", [np.array([[5, 0], [5, 3]]), np.array([], np.uint8), np.array([1, 1, 1, 1], np.uint16)])
 def test_embedding(ids):
     dy, found = drawn(*ids.shape, 9), drawn(6, 9)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from mpitrain.arrays import Array, namespace
 from mpitrain.autograd.tensor import Op, Tensor
-from mpitrain.kernels import cross_entropy as kernels
 
 
 def cross_entropy(logits: Tensor, targets: Array, *, ignore_index: int = -100, label_smoothing: float = 0.0) -> Tensor:
@@ -25,7 +24,7 @@ class _CrossEntropy(Op):
         self.targets, self.ignore_index, self.label_smoothing = targets, ignore_index, label_smoothing
 
     def forward(self, logits: Array) -> Array:
-        loss, self.dx = kernels.cross_entropy(
+        loss, self.dx = self.context.kernels.cross_entropy(
             logits.reshape(-1, logits.shape[-1]),
             namespace(logits).asarray(self.targets).reshape(-1),
             ignore_index=self.ignore_index,
