@@ -13,16 +13,17 @@ import pytest
 import mpitrain as mt
 from mpitrain.comm import Layout, Mesh, local
 from mpitrain.observe import TraceFile, Tracing, read_trace
+from mpitrain.observe.ideal import ideal
 from mpitrain.observe.trace import chosen, row_of
 from mpitrain.program import Action, Measured
 
 
-def trainer(dp=1, pp=2):
+def trainer(dp=1, pp=2, schedule="1f1b"):
     random = np.random.default_rng(0)
     data = mt.data.ArrayDataset(random.normal(size=(40, 4)), random.integers(0, 3, 40))
     mesh = Mesh(local(dp * pp), Layout(dp=dp, pp=pp))
     model = mt.nn.models.MLP(sizes=(4, 8, 8, 3))
-    return mt.Trainer(model, mt.optim.SGD(lr=0.1), data, mesh=mesh, batch=8, microbatches=4, arrays="numpy")
+    return mt.Trainer(model, mt.optim.SGD(lr=0.1), data, mesh=mesh, schedule=schedule, batch=8, microbatches=4, arrays="numpy")
 
 
 @pytest.mark.parametrize(
@@ -33,8 +34,9 @@ def test_which_steps_are_recorded(tmp_path, settings, recorded):
     assert [step for step in range(1, 8) if tracing.due(step, 7)] == recorded
 
 
-def test_the_trace_is_what_every_rank_did(tmp_path):
-    job = trainer(dp=2, pp=2)
+@pytest.mark.parametrize("schedule", ["1f1b", "automatic"])
+def test_the_trace_is_what_every_rank_did(tmp_path, schedule):
+    job = trainer(dp=2, pp=2, schedule=schedule)
     job.fit(3, report=lambda step: None, trace=Tracing(folder=tmp_path))
     first, last = read_trace(tmp_path)
     assert (first.step, last.step) == (2, 3)
@@ -51,6 +53,8 @@ def test_the_trace_is_what_every_rank_did(tmp_path):
         clock = zero if clock is None else clock
         assert abs(zero - clock) <= last.error + 1e-6
     assert min(span.begin for spans in last.spans for span in spans) == 0.0
+    # What is drawn below it is the same program, whatever found it.
+    assert [[span.action for span in rank] for rank in ideal(last)] == [job.workers[rank].training for rank in (0, 2)]
 
 
 def test_a_job_that_goes_on_keeps_what_came_before_and_another_layout_does_not(tmp_path):

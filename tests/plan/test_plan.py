@@ -65,6 +65,37 @@ def test_a_table_to_read():
     assert [row.split()[:3] for row in rows] == [["0", "0-1", "0-2"], ["1", "2-3", "3-5"]]
 
 
+@pytest.mark.parametrize(("stages", "schedule"), [("parameters", "automatic"), ("auto", "1f1b"), ("auto", "automatic")])
+def test_what_a_run_finds_at_its_start_is_said(stages, schedule):
+    plan = mt.plan.plan(
+        gpt(),
+        mt.optim.SGD(lr=1),
+        mt.Layout(pp=2),
+        schedule_named(schedule),
+        microbatches=6,
+        batch=12,
+        sample=SAMPLE,
+        stages=stages,
+    )
+    said = [line.partition(":")[0] for line in plan.lines() if "a run" in line]
+    assert said == ["stages"] * (stages == "auto") + ["order"] * (schedule == "automatic")
+    assert "bubble" in plan.lines()[0]
+
+
+def test_activations_of_layers_that_hand_on_tuples():
+    class Split(mt.nn.Module):
+        def forward(self, x):
+            return x * x, x
+
+    class Join(mt.nn.Module):
+        def forward(self, parts):
+            return parts[0] * parts[1]
+
+    model = mt.nn.Model([Split(), Join(), mt.nn.Linear(6, 3)], mt.nn.CrossEntropy())
+    # each product keeps its two factors: the same array twice, then two arrays; then the layer its input
+    assert saved_bytes(model, np.zeros((1, 6), np.float32)) == [6 * 4, 2 * 6 * 4, 6 * 4]
+
+
 def test_activations_are_what_a_forward_pass_leaves_behind():
     model = mt.nn.models.GPT(width=64, depth=3, heads=4, vocab=64, context=64)
     expected = 8 * sum(saved_bytes(model, np.zeros((1, 64), np.int64)))
