@@ -40,6 +40,7 @@ from mpitrain.program import (
     SCHEDULES,
     Compute,
     Costs,
+    Crossings,
     Kind,
     Mail,
     Microbatch,
@@ -60,6 +61,8 @@ SLEEPS = {"20/20/20": (20, 20, 20), "20/20/10": (20, 20, 10), "10/25/15": (10, 2
 RANKS, MICROBATCHES = (4, 8), (8, 16, 32)
 #: Elements of float32 that cross between two stages: 1 MiB.
 PAYLOAD = 1 << 18
+#: Layers that a stage stands for: between two of them messages move on, as in a stage of so many.
+LAYERS = 4
 AUTOMATIC = "automatic"
 #: torch's class of each schedule that both sides have.
 TORCH = {
@@ -225,13 +228,18 @@ def take_turns(comm: Communicator, sides: Sequence[Pass], rounds: int) -> list[l
     return found
 
 
-def sleep(seconds: float) -> None:
+def sleep(seconds: float, between: Callable[[], None] = lambda: None, parts: int = 1) -> None:
     """Sleep until a deadline: Linux ends a sleep up to 50 microseconds late, so this one ends that much before it.
 
     The process's timer slack stays as it is: with less, MPI's own naps between two looks become a spin that takes the cores.
+    `between` is called between the `parts` of the sleep.
     """
-    deadline = time.perf_counter() + seconds
-    time.sleep(max(0.0, seconds - 5e-5))
+    begin = time.perf_counter()
+    deadline = begin + seconds
+    for part in range(1, parts):
+        time.sleep(max(0.0, begin + seconds * part / parts - time.perf_counter()))
+        between()
+    time.sleep(max(0.0, deadline - time.perf_counter() - 5e-5))
     while time.perf_counter() < deadline:
         pass
 
@@ -239,8 +247,8 @@ def sleep(seconds: float) -> None:
 class Sleeping(Op):
     """Takes time and hands on what it was given."""
 
-    def __init__(self, seconds: Sequence[float], scale: Sequence[float]) -> None:
-        self.seconds, self.scale = seconds, scale
+    def __init__(self, seconds: Sequence[float], scale: Sequence[float], between: Callable[[], None]) -> None:
+        self.seconds, self.scale, self.between = seconds, scale, between
 
     def forward(self, x: Array, weight: Array) -> Array:
         """`x`, later."""
@@ -258,19 +266,19 @@ class Sleeping(Op):
         out[0].fill(0)
 
     def _sleep(self, part: int) -> None:
-        sleep(self.seconds[part] * self.scale[0])
+        sleep(self.seconds[part] * self.scale[0], self.between, LAYERS)
 
 
 class SleepingLayer(Module):
     """A layer of one weight that sleeps in each of its passes, `scale[0]` times `seconds`."""
 
-    def __init__(self, seconds: Sequence[float], scale: Sequence[float]) -> None:
+    def __init__(self, seconds: Sequence[float], scale: Sequence[float], between: Callable[[], None]) -> None:
         self.weight = Parameter((1,), ZEROS)
-        self.seconds, self.scale = seconds, scale
+        self.seconds, self.scale, self.between = seconds, scale, between
 
     def forward(self, x: Tensor) -> Tensor:
         """`x`, later."""
-        return Sleeping(self.seconds, self.scale)(x, weights=(self.weight,))
+        return Sleeping(self.seconds, self.scale, self.between)(x, weights=(self.weight,))
 
 
 class First(Op):
@@ -303,7 +311,7 @@ class FirstLoss:
 def ours(comm: Communicator, case: Case) -> Pass:
     """This rank's part of the case by our executor."""
     scale = [1.0]
-    run_pass = executor(comm, case.order, case.microbatches, lambda: SleepingLayer(case.seconds, scale))
+    run_pass = executor(comm, case.order, case.microbatches, lambda between: SleepingLayer(case.seconds, scale, between))
 
     def run(times: float) -> None:
         scale[0] = times
@@ -313,16 +321,19 @@ def ours(comm: Communicator, case: Case) -> Pass:
 
 
 def executor(
-    comm: Communicator, order: Schedule, count: int, layer: Callable[[], Module], payload: int = PAYLOAD
+    comm: Communicator, order: Schedule, count: int, layer: Callable[[Callable[[], None]], Module], payload: int = PAYLOAD
 ) -> Callable[[], None]:
-    """A pass of `count` microbatches in that order, each stage of one `layer`, as training does it; nothing is updated."""
+    """A pass of `count` microbatches in that order, each stage of one `layer`, as training does it; nothing is updated.
+
+    A layer that stands for several is given what `Compute` calls between layers.
+    """
     arrays, dtype, mail, owner = Arrays(), np.dtype(np.float32), Mail(), owners(order)
     actions, last = add_transfers(order)[comm.rank], len(owner) - 1
-    stages = {stage: Sequential([layer()]) for stage, rank in owner.items() if rank == comm.rank}
+    transfers = Transfers(comm, len(owner), mail, arrays)
+    stages = {stage: Sequential([layer(transfers.advance)]) for stage, rank in owner.items() if rank == comm.rank}
     for stage in stages.values():
         stage.materialize(arrays, dtype)
-    compute = Compute(stages, FirstLoss(), last, mail, arrays, dtype)
-    transfers, crossings = Transfers(comm, len(owner), mail, arrays), {}
+    compute = Compute(stages, FirstLoss(), last, mail, arrays, dtype, transfers.advance)
     inputs = np.ones((1, payload), dtype) if 0 in stages else None
     targets = np.zeros(1) if last in stages else None
     microbatches = [Microbatch(samples=(i,), inputs=inputs, targets=targets) for i in range(count)]
@@ -337,10 +348,16 @@ def executor(
         Kind.SEND_B: transfers.send,
     }
 
+    ways = {stage: [Piece(rank, 0, 1)] for stage, rank in owner.items()}
+    crossings: Crossings = {}
+
+    def route(stage: int, microbatch: int) -> list[Piece]:
+        return ways[stage]
+
     def run() -> None:
         compute.begin(microbatches, Context())
-        transfers.begin(actions, lambda stage, i: [Piece(owner[stage], 0, 1)], crossings)
-        execute(actions, handlers, nullcontext, lambda: None)
+        transfers.begin(actions, route, crossings)
+        execute(actions, handlers, nullcontext, transfers.advance)
         transfers.end()
 
     return run

@@ -71,7 +71,7 @@ def peaks(name: str, ranks: int, microbatches: int) -> list[int]:
 
     def as_rank(comm: Communicator) -> int:
         counter = Counter()
-        run = executor(comm, order, microbatches, lambda: KeepingLayer(counter), payload=1)
+        run = executor(comm, order, microbatches, lambda between: KeepingLayer(counter), payload=1)
         run()
         assert counter.now == 0, f"rank {comm.rank} still holds {counter.now} bytes after its pass"
         counter.most = 0

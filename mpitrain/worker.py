@@ -167,7 +167,7 @@ class Worker:
         except NotFiniteError as error:
             self._name_culprit(microbatches, context, routes, error)
         if self.update.changes:
-            self.crossings.clear()
+            self.crossings = {}
         self.position = after
         return self.update.metrics
 
@@ -275,7 +275,7 @@ class Worker:
             Kind.TALLY: self.update.tally,
             Kind.STEP: self.update.step,
         }
-        self.advance = [self.replicas.advance]
+        self.advance = [self.replicas.advance, self.transfers.advance]
         if zero:
             self.handlers |= {Kind.GATHER: zero.gather, Kind.FREE: zero.free}
             for kind in (Kind.F, Kind.B, Kind.I, Kind.W):

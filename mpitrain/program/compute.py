@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class Compute:
         dtype: np.dtype,
         between: Callable[[], None] = lambda: None,
     ) -> None:
-        """`between` is called between the ops of a backward pass, to move on what is under way."""
+        """`between` is called between layers forward and between ops backward, to move on what is under way."""
         self.between = between
         self.stages, self.loss, self.last_stage, self.mail = stages, loss, last_stage, mail
         self.arrays, self.dtype = arrays, dtype
@@ -72,14 +73,17 @@ class Compute:
         context = replace(self.context, samples=microbatch.samples)
         wants = context.record and stage > 0
         inputs = [Tensor(x, context=context, needs_grad=wants and _is_real(x)) for x in self.mail.inputs.pop(slot)]
-        y = self.stages[stage](inputs[0] if len(inputs) == 1 else tuple(inputs))
+        y: Any = inputs[0] if len(inputs) == 1 else tuple(inputs)
+        for layer in self.stages[stage].layers:
+            y = layer(y)
+            self.between()
         if stage < self.last_stage:
             self.mail.inputs[stage + 1, i] = tuple(part.data for part in _parts(y))
         elif microbatch.targets is None:
             self.outputs[i] = y.data
         else:
             targets = self.arrays.asarray(microbatch.targets)
-            if isinstance(self.loss, Classification) and not context.record:
+            if not context.record and isinstance(self.loss, Classification):
                 self.correct += float(to_host(self.loss.correct(y, targets)))
             y = self.loss(y, targets)
             self.losses.append(y.data)

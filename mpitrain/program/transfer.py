@@ -10,9 +10,12 @@ samples that the two share: a piece, which is a run of rows at both ends, so not
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from mpitrain.arrays import Array, Arrays
 from mpitrain.comm.communicator import Communicator, Request
@@ -32,6 +35,9 @@ Crossings = dict[Slot, Crossing]
 _MESSAGES = {Kind.SEND_F: (0, +1), Kind.RECV_F: (0, 0), Kind.SEND_B: (1, -1), Kind.RECV_B: (1, 0)}
 #: ... and the offset of the stage at the other end.
 _OTHER_END = {Kind.SEND_F: +1, Kind.RECV_F: -1, Kind.SEND_B: -1, Kind.RECV_B: +1}
+
+#: Least seconds between two questions about how far messages are.
+_PAUSE_S = 2e-3
 
 
 def tag_of(action: Action, stages: int, part: int = MAX_PARTS) -> int:
@@ -63,6 +69,15 @@ class Piece:
     stop: int
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A piece of a part, on its way under `tag`."""
+
+    part: int
+    piece: Piece
+    tag: int
+
+
 #: For a neighbouring stage and a microbatch, the pieces that this rank shares with that stage's replicas.
 Route = Callable[[int, int], Sequence[Piece]]
 
@@ -76,15 +91,29 @@ class Transfers:
         self.coming: deque[Action] = deque()
         self.posted: dict[Action, tuple[list[Request], Parts]] = {}
         self.sending: deque[tuple[Request, Array]] = deque()
+        #: When `advance` last asked.
+        self.asked = 0.0
+        self.actions: Sequence[Action] = ()
         self.route: Route = lambda stage, microbatch: ()
         self.crossings: Crossings = {}
+        self.receives: list[Action] = []
+        #: What every step of a program repeats: an action's messages, and the shapes and dtypes of what it receives.
+        self.messages: dict[Action, list[Message]] = {}
+        self.arriving: dict[Action, list[tuple[tuple[int, ...], np.dtype]]] = {}
 
-    def begin(self, actions: Iterable[Action], route: Route, crossings: Crossings) -> None:
-        """Start a program.  `crossings` is what the ranks remember of one like it, or empty on all of them; it is filled in."""
+    def begin(self, actions: Sequence[Action], route: Route, crossings: Crossings) -> None:
+        """Start a program.  `crossings` is what the ranks remember of one like it, or empty on all of them; it is filled in.
+
+        Where all three are the same objects as in the step before, nothing is worked out again.
+        """
         assert not self.posted, "the step before has ended"
-        self.route, self.crossings = route, crossings
-        receives = (action for action in actions if action.kind in (Kind.RECV_F, Kind.RECV_B))
-        self.coming = deque(action for action in receives if _crossed(action) in crossings)
+        if actions is not self.actions or route is not self.route or crossings is not self.crossings:
+            self.actions, self.route, self.crossings = actions, route, crossings
+            self.receives = [action for action in actions if action.kind in (Kind.RECV_F, Kind.RECV_B)]
+            self.messages.clear()
+            self.arriving.clear()
+        every = len(self.arriving) == len(self.receives)
+        self.coming = deque(self.receives if every else (a for a in self.receives if _crossed(a) in crossings))
         for _ in range(self.ahead):
             self._post()
 
@@ -105,21 +134,37 @@ class Transfers:
 
     def send(self, action: Action) -> None:
         """SEND_F, SEND_B: start the message; its array is kept until it has left."""
-        while self.sending and self.sending[0][0].done():
-            self.sending.popleft()
         forward = action.kind is Kind.SEND_F
-        stage, i = slot = action.stage + _OTHER_END[action.kind], _slot(action)[1]
+        stage = action.stage + _OTHER_END[action.kind]
+        slot = stage, _slot(action)[1]
         box = self.mail.inputs if forward else self.mail.grads
         parts = [self.arrays.xp.ascontiguousarray(part) for part in box.pop(slot)]
-        pieces = self.route(stage, i)
         if forward and slot not in self.crossings:
+            pieces = self._pieces(action)
             self.crossings[slot] = crossing_of(parts, sum(piece.stop - piece.start for piece in pieces), stage)
             for piece in pieces:
                 self._send(told(self.crossings[slot]), piece.peer, tag_of(action, self.stages))
-        for number, part in enumerate(parts):
-            tag = tag_of(action, self.stages, number)
-            for piece in pieces:
-                self._send(part[piece.start : piece.stop], piece.peer, tag)
+        for message in self._messages(action, len(parts)):
+            piece = message.piece
+            self._send(parts[message.part][piece.start : piece.stop], piece.peer, message.tag)
+
+    def advance(self) -> None:
+        """Let messages move on, without waiting: MPI takes them further only while it is asked.
+
+        Asked for what has not come, it may give the core away, so it is asked now and then and not after every op.
+        """
+        now = time.perf_counter()
+        if now < self.asked + _PAUSE_S:
+            return
+        self.asked = now
+        while self.sending:
+            if not self.sending[0][0].done():
+                return
+            self.sending.popleft()
+        for requests, _ in self.posted.values():
+            for request in requests:
+                if not request.done():
+                    return
 
     def end(self) -> None:
         """Wait until everything that was sent has left."""
@@ -131,7 +176,7 @@ class Transfers:
 
     def _learn(self, action: Action) -> Crossing:
         """What is about to arrive, from the headers of those who send it."""
-        pieces, tag = self.route(action.stage - 1, _slot(action)[1]), tag_of(action, self.stages)
+        pieces, tag = self._pieces(action), tag_of(action, self.stages)
         headers = [header() for _ in pieces]
         for request in [self.comm.irecv(found, piece.peer, tag) for found, piece in zip(headers, pieces, strict=True)]:
             request.wait()
@@ -151,20 +196,33 @@ class Transfers:
 
     def _start(self, action: Action) -> tuple[list[Request], Parts]:
         """Start to receive, each piece to its rows."""
-        crossing = self.crossings[_crossed(action)]
-        pieces = self.route(action.stage + _OTHER_END[action.kind], _slot(action)[1])
-        rows = sum(piece.stop - piece.start for piece in pieces)
-        parts = tuple(
-            self.arrays.empty((rows, *part.shape), part.dtype)
-            for part in crossing
-            if action.kind is Kind.RECV_F or part.has_grad
-        )
+        if action not in self.arriving:
+            rows = sum(piece.stop - piece.start for piece in self._pieces(action))
+            self.arriving[action] = [
+                ((rows, *part.shape), part.dtype)
+                for part in self.crossings[_crossed(action)]
+                if action.kind is Kind.RECV_F or part.has_grad
+            ]
+        parts = tuple(self.arrays.empty(shape, dtype) for shape, dtype in self.arriving[action])
         requests = [
-            self.comm.irecv(part[piece.start : piece.stop], piece.peer, tag_of(action, self.stages, number))
-            for number, part in enumerate(parts)
-            for piece in pieces
+            self.comm.irecv(parts[message.part][message.piece.start : message.piece.stop], message.piece.peer, message.tag)
+            for message in self._messages(action, len(parts))
         ]
         return requests, parts
+
+    def _messages(self, action: Action, parts: int) -> list[Message]:
+        """The messages of an action, worked out once."""
+        if action not in self.messages:
+            self.messages[action] = [
+                Message(part, piece, tag_of(action, self.stages, part))
+                for part in range(parts)
+                for piece in self._pieces(action)
+            ]
+        return self.messages[action]
+
+    def _pieces(self, action: Action) -> Sequence[Piece]:
+        """What this rank shares with each rank at the other end of a transfer."""
+        return self.route(action.stage + _OTHER_END[action.kind], _slot(action)[1])
 
 
 def _slot(action: Action) -> Slot:
