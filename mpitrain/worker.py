@@ -208,7 +208,7 @@ class Worker:
         """What each kind of action does on this rank."""
         place, arrays, mail = self.place, self.arrays, Mail()
         zero, parameters = self.holding.zero, self.holding.parameters
-        self.compute = Compute(self.stages, self.model.loss, self.last_stage, mail, arrays, self.dtype, self._advance)
+        self.compute = Compute(self.stages, self.model.loss, self.last_stage, mail, arrays, self.dtype, self._between)
         self.transfers = Transfers(place.links, len(self.owner), mail, arrays)
         allreduce = Allreduce(place.dp, self.settings.allreduce, overlapped=self.settings.overlap)
         set_bytes = int(2**20 * self.settings.bucket_mib) if self.settings.bucket_mib else None
@@ -275,7 +275,7 @@ class Worker:
             Kind.TALLY: self.update.tally,
             Kind.STEP: self.update.step,
         }
-        self.advance = [self.replicas.advance, self.transfers.advance]
+        self.advance = [self.replicas.advance]
         if zero:
             self.handlers |= {Kind.GATHER: zero.gather, Kind.FREE: zero.free}
             for kind in (Kind.F, Kind.B, Kind.I, Kind.W):
@@ -358,9 +358,14 @@ class Worker:
                     self.holding.zero.need(stage)
 
     def _advance(self) -> None:
-        """Go on with what is under way."""
+        """Go on with the collectives that are under way."""
         for advance in self.advance:
             advance()
+
+    def _between(self) -> None:
+        """While this rank computes, go on with those and with what stages send each other."""
+        self._advance()
+        self.transfers.advance()
 
     def _name_culprit(
         self, microbatches: Sequence[Microbatch], context: Context, routes: Routes, error: NotFiniteError

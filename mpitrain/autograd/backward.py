@@ -26,7 +26,7 @@ def backward(
     """Propagate `grads` (one an output, of its shape) and return the gradients of `leaves`, `None` where none arrived.
 
     Weight gradients are accumulated on the way; with `put_off`, they are appended to it instead, for `run_weights`.
-    `between` is called after each input gradient: where messages are under way, they move on there.
+    `between` is called after each input gradient that more follows: where messages are under way, they move on there.
     The graph is taken apart as it is walked, so that arrays are freed as soon as nothing needs them; it serves once.
     """
     pending: dict[int, Array] = {}
@@ -57,7 +57,9 @@ def backward(
         with _named(op):
             for x, dx in zip(op.inputs, op.input_grad(dy), strict=True):
                 arrive(x, dx)
-        between()
+        at_once = put_off is None and op.has_weights()
+        if order or at_once:
+            between()
         if not op.has_weights():
             continue
         if put_off is None:
@@ -68,13 +70,18 @@ def backward(
     return [pending.get(id(leaf.node)) for leaf in leaves]
 
 
-def run_weights(work: WeightWork) -> None:
-    """Accumulate the weight gradients that a `backward` put off, in the same order, freeing as it goes."""
+def run_weights(work: WeightWork, between: Callable[[], None] = lambda: None) -> None:
+    """Accumulate the weight gradients that a `backward` put off, in the same order, freeing as it goes.
+
+    `between` is called between two.
+    """
     work.reverse()
     while work:
         op, dy = work.pop()
         with _named(op):
             op.accumulate(dy)
+        if work:
+            between()
 
 
 @contextmanager

@@ -74,9 +74,10 @@ class Compute:
         wants = context.record and stage > 0
         inputs = [Tensor(x, context=context, needs_grad=wants and _is_real(x)) for x in self.mail.inputs.pop(slot)]
         y: Any = inputs[0] if len(inputs) == 1 else tuple(inputs)
-        for layer in self.stages[stage].layers:
+        for number, layer in enumerate(self.stages[stage].layers):
+            if number:
+                self.between()
             y = layer(y)
-            self.between()
         if stage < self.last_stage:
             self.mail.inputs[stage + 1, i] = tuple(part.data for part in _parts(y))
         elif microbatch.targets is None:
@@ -103,7 +104,7 @@ class Compute:
 
     def weight_grad(self, action: Action) -> None:
         """W: the weight gradients that I put off."""
-        run_weights(self.put_off.pop(_slot(action)))
+        run_weights(self.put_off.pop(_slot(action)), self.between)
 
     def loss_values(self) -> list[float]:
         """The loss of each microbatch since `begin`."""

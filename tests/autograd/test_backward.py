@@ -119,4 +119,6 @@ def test_what_is_under_way_moves_on_between_an_ops_two_gradients():
     log.clear()
     work: WeightWork = []
     backward([scaled_twice()], [np.ones((2, 3))], put_off=work, between=lambda: log.append("-"))
-    assert log == ["dx", "-"] * 2
+    assert log == ["dx", "-", "dx"]  # what was asked for goes out at once
+    run_weights(work, between=lambda: log.append("-"))
+    assert log[3:] == ["dw", "-", "dw"]
