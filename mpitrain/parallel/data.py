@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from mpitrain.comm.allreduce import Allreduce, ring
 from mpitrain.nn import Parameter
 from mpitrain.parallel.buckets import Bucket, Readiness, group_by_bytes, kept_bucket, readiness
 from mpitrain.program import Action, Watch
+
+T = TypeVar("T")
 
 #: Starts the sum of a bucket over the replicas, in place.
 Exchange = Callable[[Bucket], Collective]
@@ -161,15 +164,18 @@ class _StageGradients:
 
     def _start(self, stop: int) -> None:
         """Start the buckets up to number `stop`."""
-        assert self.exchange is not None
         for bucket in self.buckets[self.started : stop]:
             if bucket.flat is not None:
                 bucket.settle()
-            self.in_flight.append((bucket, InFlight(self.exchange(bucket))))
+            self.in_flight.append((bucket, _go(bucket, partial(self._exchange, bucket))))
         self.started = max(self.started, stop)
 
+    def _exchange(self, bucket: Bucket) -> InFlight:
+        assert self.exchange is not None
+        return InFlight(self.exchange(bucket))
 
-def _go(bucket: Bucket, step: Callable[[], bool]) -> bool:
+
+def _go(bucket: Bucket, step: Callable[[], T]) -> T:
     """Take a step of the bucket's exchange; an exception says whose it was, once."""
     try:
         return step()

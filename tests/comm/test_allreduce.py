@@ -27,7 +27,7 @@ NUMPY = {
     Reduction.MIN: np.min,
     Reduction.PRODUCT: np.prod,
 }
-PLAIN = {"native": native, "native by request": native_by_request, "ring": ring, "halving": halving}
+PLAIN = {"native": native, "native by request": lambda *x: native_by_request()(*x), "ring": ring, "halving": halving}
 
 
 def hosts_of(comm, spread):
@@ -171,7 +171,7 @@ def test_16_bit_floats_are_rounded_once(comm):
 @pytest.mark.mpi(3, local=True)
 def test_several_are_under_way_at_once(comm):
     kept = Hierarchical(comm)
-    for algorithm in (native_by_request, ring, halving, kept):
+    for algorithm in (native_by_request(), ring, halving, kept):
         arrays = [np.full(1000, comm.rank + i, np.float32) for i in range(4)]
         under_way = [InFlight(algorithm(comm, x, Reduction.SUM, i)) for i, x in enumerate(arrays)]
         order = under_way if comm.rank == 0 else under_way[::-1]
@@ -181,24 +181,24 @@ def test_several_are_under_way_at_once(comm):
             np.testing.assert_array_equal(x, 3 + 3 * i)
 
 
-@pytest.mark.parametrize("name", ["ring", "halving", "hierarchical"])
+@pytest.mark.parametrize("name", ["native", "native by request", "ring", "halving", "hierarchical"])
 @pytest.mark.parametrize("other", [900, 1100])
 def test_a_rank_with_another_size_is_named(name, other):
     def run(comm):
-        algorithm = Allreduce(comm, name)
+        algorithm = Allreduce(comm, name.partition(" ")[0], overlapped=name != "native")
         finish(algorithm(np.ones(other if comm.rank == 1 else 1000, np.float32)))
 
     with pytest.raises(ValueError, match=r"rank \d .*rank \d .*same shape and dtype"):
         local(4, limit_s=10).run(run)
 
 
-@pytest.mark.parametrize("name", ["ring", "Hierarchical(comm)"])
+@pytest.mark.parametrize("name", ["native", "native_by_request()", "ring", "Hierarchical(comm)"])
 def test_a_job_ends_where_a_rank_brings_another_size(name, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import numpy as np\n"
         "from mpitrain.comm import finish, world\n"
-        "from mpitrain.comm.allreduce import Hierarchical, ring\n"
+        "from mpitrain.comm.allreduce import Hierarchical, native, native_by_request, ring\n"
         f"world().run(lambda comm: finish({name}(comm, np.ones(3000 if comm.rank == 1 else 1000))))\n"
     )
     line = [sys.executable, "-m", "mpitrain", "run", "-n", "2", str(script)]

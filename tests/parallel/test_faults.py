@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import traceback
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ import pytest
 import mpitrain as mt
 from mpitrain.autograd import Op
 from mpitrain.comm import end_job_on_failure
-from mpitrain.comm.allreduce import ring
 from mpitrain.nn.init import ONES
 
 #: Seconds after which a rank that waits ends the job.
@@ -59,7 +59,7 @@ def skip(rank_1):
     def exchange(bucket):
         if bucket is not stage.buckets[2]:
             return sum_over_replicas(bucket)
-        time.sleep(0.5)  # so that the other rank is the first to lose its patience
+            time.sleep(1.5)  # so that the other rank is the first to lose its patience
         return iter(())
 
     stage.exchange = exchange
@@ -75,7 +75,7 @@ def resize(elements):
         def exchange(bucket):
             if bucket is not stage.buckets[2]:
                 return sum_over_replicas(bucket)
-            return ring(rank_1.place.dp, np.resize(bucket.flat, bucket.flat.size + elements), tag=bucket.index)
+            return sum_over_replicas(replace(bucket, flat=np.resize(bucket.flat, bucket.flat.size + elements)))
 
         stage.exchange = exchange
 
@@ -90,8 +90,8 @@ BUCKET = "the sum over replicas of bucket 2 (layers.2.weight)"
 #: What goes wrong on rank 1, the ranks that may say so, and what they say: in a local world, over MPI.
 FAULTS = {
     "skips a bucket": (skip, {0}, ["TimeoutError", BUCKET, "data.py"], ["rank 0 has waited", f"s for {BUCKET}", "data.py"]),
-    "sends a smaller one": (resize(-2), {0, 1}, ["ValueError", BUCKET, "receives"], [BUCKET, "bytes came from rank"]),
-    "sends a larger one": (resize(2), {0, 1}, ["ValueError", BUCKET, "receives"], [BUCKET, "bytes came from rank"]),
+    "sends a smaller one": (resize(-2), {0, 1}, *[["ValueError", BUCKET, "rank 1", "the same shape and dtype"]] * 2),
+    "sends a larger one": (resize(2), {0, 1}, *[["ValueError", BUCKET, "rank 1", "the same shape and dtype"]] * 2),
     "raises in backward": (
         break_gradient,
         {1},
@@ -101,7 +101,12 @@ FAULTS = {
 }
 
 
-def train(world, fault):
+#: What carries the buckets: an algorithm, and who moves it on.
+WAYS = [("ring", "points"), ("ring", "thread"), ("halving", "points"), ("native", "points"), ("native", "thread"),
+        ("hierarchical", "points")]  # fmt: skip
+
+
+def train(world, fault, allreduce, progress):
     """A step as it should be, and one with a fault on rank 1."""
     random = np.random.default_rng(0)
     layers = [mt.nn.Linear(4, 5), mt.nn.Linear(5, 5), Scaled(5), mt.nn.Linear(5, 3)]
@@ -112,6 +117,8 @@ def train(world, fault):
         mesh=mt.Mesh(world, mt.Layout(dp=2)),
         batch=4,
         bucket_mib=1e-6,
+        allreduce=allreduce,
+        progress=progress,
         arrays="numpy",
         timeout_s=LIMIT_S,
     )
@@ -121,25 +128,33 @@ def train(world, fault):
     job.fit(1, report=lambda report: None)
 
 
+@pytest.mark.parametrize(("allreduce", "progress"), WAYS)
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_names_itself_locally(name):
+def test_a_fault_names_itself_locally(name, allreduce, progress):
     fault, ranks, says, _ = FAULTS[name]
     with pytest.raises((TimeoutError, ValueError, ZeroDivisionError)) as caught:
-        train(mt.comm.local(2, limit_s=LIMIT_S), fault)
+        train(mt.comm.local(2, limit_s=LIMIT_S), fault, allreduce, progress)
     report = "".join(traceback.format_exception(caught.value))
     for text in says:
-        assert text in report
+        assert text in report, report
     assert any(f"on rank {rank} of 2" in report for rank in ranks)
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_ends_the_job_over_mpi(name):
+#: Each fault once, and what depends on the algorithm or on the thread for each of these.
+OVER_MPI = [(name, *WAYS[0]) for name in FAULTS]
+OVER_MPI += [("sends a larger one", *way) for way in WAYS[1:]] + [
+    ("skips a bucket", *WAYS[4]),
+    ("raises in backward", *WAYS[1]),
+]
+
+
+@pytest.mark.parametrize(("name", "allreduce", "progress"), OVER_MPI)
+def test_a_fault_ends_the_job_over_mpi(name, allreduce, progress):
     _, ranks, _, says = FAULTS[name]
     start = [sys.executable, "-c", "import sys, mpitrain.comm; sys.exit(mpitrain.comm.launch(2, sys.argv[1:]))"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    job = subprocess.run(
-        [*start, __file__, name], env=environment, capture_output=True, timeout=60, stdin=subprocess.DEVNULL, check=False
-    )
+    program = [*start, __file__, name, allreduce, progress]
+    job = subprocess.run(program, env=environment, capture_output=True, timeout=60, stdin=subprocess.DEVNULL, check=False)
     report = job.stderr.decode(errors="replace")
     assert job.returncode != 0
     for text in says:
@@ -149,4 +164,4 @@ def test_a_fault_ends_the_job_over_mpi(name):
 
 if __name__ == "__main__":
     with end_job_on_failure():
-        train(mt.comm.world(), FAULTS[sys.argv[1]][0])
+        train(mt.comm.world(), FAULTS[sys.argv[1]][0], *sys.argv[2:])

@@ -44,7 +44,7 @@ class Allreduce:
         name = DEFAULT if allreduce_named(name) == "auto" and not measured else name
         self.comm = comm
         self.algorithms: dict[str, Algorithm[Communicator]] = {
-            "native": native_by_request if overlapped else native,
+            "native": native_by_request() if overlapped else native,
             "ring": ring,
             "halving": halving,
         }
@@ -52,8 +52,7 @@ class Allreduce:
         if self._shared is not None:
             self.algorithms["hierarchical"] = self._shared
         self.constants = measure(comm, self.algorithms["native"], self._shared) if measured else None
-        #: What is chosen from.  Unasked, no request of MPI's own: it has no tag, and where a rank left out an array, as it must
-        #: not, that rank's next would be added to the others' this one without a word.
+        #: What is chosen from.  Unasked, no request of MPI's own, which is slower than the others and has to wait in line.
         self.among: Collection[str] = [name]
         if name == "auto":
             self.among = [found for found in self.algorithms if found != "native" or not overlapped]

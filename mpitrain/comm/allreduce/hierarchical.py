@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike
 
 from mpitrain.arrays import Array, sum_dtype, to_host
 from mpitrain.comm.allreduce.ring import ring
-from mpitrain.comm.collective import Collective
+from mpitrain.comm.collective import Collective, finish
 from mpitrain.comm.communicator import COMBINE, Communicator, Peers, Reduction
 from mpitrain.comm.shared import shared_memory
 from mpitrain.comm.staging import fill
@@ -76,6 +76,7 @@ class Hierarchical:
             yield from self._combine(parts, op, tag, x.nbytes)
             return
         if tag not in self._stages:
+            finish(self._meet(tag, x.nbytes))  # a rank that brings another size may not come to what follows
             self._stages[tag] = self._share(_STAGE_BYTES)
         parts = [part.view(x.dtype) for part in self._stages[tag]]
         for start in range(0, max(1, len(x)), len(parts[0])):
