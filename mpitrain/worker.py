@@ -236,11 +236,11 @@ class Worker:
             changing=self._changing,
         )
         plain = place.dp.size > 1 and not (zero or self.compression or self.settings.reproducible)
-        # Whether one is worth it is asked where something goes on beside computing.
-        overlapped = place.dp.size > 1 and self.settings.overlap
+        # Where something goes on beside computing, on any rank, all of them ask who is to move it on.
+        overlapped = place.layout.widest > 1 and self.settings.overlap
         progress = choose_progress(place.comm, self.settings.progress, arrays) if overlapped else None
         self.beside: Callable[[], AbstractContextManager[None]] = nullcontext
-        if progress and progress.thread:
+        if progress and progress.thread and place.dp.size > 1:
             self.beside = partial(ProgressThread, self._advance, arrays.activate)
         #: How gradients are summed over the replicas, in one line; `None` where there is one.
         self.reduction = None
