@@ -54,7 +54,7 @@ class Settings:
                 f"memory_gib = {self.memory_gib:g} limits stages = auto and schedule = automatic, and stages = {self.stages} "
                 "with another schedule; leave it out, or ask for one of these"
             )
-        clashing = {"zero": self.zero, "sync_batch_norm": self.sync_batch_norm, "compression": self.compression}
+        clashing = {"sync_batch_norm": self.sync_batch_norm, "compression": self.compression}
         found = [name for name, value in clashing.items() if self.reproducible and value]
         if found:
             raise ValueError(

@@ -23,12 +23,12 @@ from mpitrain.holding import Holding
 from mpitrain.nn import Model, NotFiniteError
 from mpitrain.optim import Optimizer
 from mpitrain.parallel import (
+    EXACT_SUMS,
     Compression,
     DataParallel,
     ExactGradients,
     Routes,
     TiedWeights,
-    exact_sums,
     kept_bucket,
     passing_bucket,
     sum_by,
@@ -36,6 +36,7 @@ from mpitrain.parallel import (
     sync_batch_norm,
 )
 from mpitrain.program import (
+    PLAIN_SUMS,
     Action,
     Compute,
     Crossings,
@@ -57,7 +58,6 @@ from mpitrain.program import (
     gather_around,
     inference,
     owners,
-    plain_sums,
     refine,
     validate,
 )
@@ -123,7 +123,9 @@ class Worker:
         #: What crosses between stages in training, remembered from the last step that told it.
         self.crossings: Crossings = {}
         step = add_transfers(schedule)
-        step = arm_reduction(step, each=self.zero_level > 1) if settings.overlap else step
+        # Exact totals take in every microbatch and are reduced once.
+        each = self.zero_level > 1 and not settings.reproducible
+        step = arm_reduction(step, each=each) if settings.overlap else step
         step = add_update(step, self.holding.tied_stages)
         step = gather_after_update(step) if self.zero_level in (1, 2) else step
         self.training = self._ready(step)
@@ -221,10 +223,10 @@ class Worker:
             self.compression = Compression(compressor, place, every, shared=shared, lossless=lossless)
             exchange = self.compression.exchange
         tied = TiedWeights(place, self.holding.shared, self.holding.kept, sharded=zero is not None)
-        tie, sums = tied.tie, plain_sums
+        tie, sums = tied.tie, PLAIN_SUMS
         if self.settings.reproducible:
-            exact = ExactGradients(place.dp, tied, parameters)
-            exchange, tie, sums = exact.exchange, exact.tie, exact_sums
+            exact = ExactGradients(place.dp, tied, parameters, self.holding.kept)
+            exchange, tie, sums = exact.exchange, exact.tie, EXACT_SUMS
         self.update = Update(
             place.comm,
             self.compute,
@@ -249,7 +251,7 @@ class Worker:
             how = allreduce.explain(bucket_bytes) if plain else how
             self.reduction = f"{how}; {progress or 'after backward'}"
         keep = partial(kept_bucket, zeros=allreduce.zeros) if plain else kept_bucket
-        make_bucket = passing_bucket if self.zero_level > 1 else keep
+        make_bucket = passing_bucket if self.zero_level > 1 or (zero and self.settings.reproducible) else keep
         self.replicas = DataParallel(
             parameters,
             exchange,
@@ -280,7 +282,8 @@ class Worker:
             self.handlers |= {Kind.GATHER: zero.gather, Kind.FREE: zero.free}
             for kind in (Kind.F, Kind.B, Kind.I, Kind.W):
                 self.handlers[kind] = _in_turn(lambda action: zero.need(action.stage), self.handlers[kind])
-            self.handlers[Kind.REDUCE] = _in_turn(self.replicas.reduce, zero.reduce_statistics)
+            if not self.settings.reproducible:  # else the exchange takes them along
+                self.handlers[Kind.REDUCE] = _in_turn(self.replicas.reduce, zero.reduce_statistics)
             self.advance.append(zero.advance)
 
     def _ready(self, program: Program, *, backward: bool = True) -> list[Action]:

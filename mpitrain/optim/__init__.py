@@ -1,6 +1,6 @@
 """Optimizers, learning-rate schedules, clipping."""
 
-from mpitrain.optim.clip import clip_scale, clip_values, squared_norms
+from mpitrain.optim.clip import clip_scale, clip_values, squared_norms, squared_row_norms
 from mpitrain.optim.optimizer import LAMB, LARS, SGD, Adam, AdamW, Group, Optimizer
 from mpitrain.optim.scaling import SCALINGS, scaled_lr
 from mpitrain.optim.schedule import WSD, Constant, Cosine, LearningRate, Linear
@@ -25,4 +25,5 @@ __all__ = [
     "clip_values",
     "scaled_lr",
     "squared_norms",
+    "squared_row_norms",
 ]

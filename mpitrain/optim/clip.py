@@ -5,6 +5,7 @@ Invariant: a norm clips by a factor that goes into the optimizer's `grad_scale`,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from mpitrain.arrays import Array, namespace, row_tiles, sum_dtype
@@ -17,6 +18,14 @@ _TILE_BYTES = 1 << 20
 def squared_norms(parameters: Iterable[Parameter]) -> list[Array]:
     """The sum of the squares of each parameter's accumulated gradient, float64 of shape (), in the gradient's memory."""
     return [_squared_norm(p.settled_grad()) for p in parameters]
+
+
+def squared_row_norms(parameters: Iterable[Parameter]) -> list[Array]:
+    """The sum of the squares of each row (dim 0) of each gradient, float64 of shape (rows,), in the gradient's memory.
+
+    A row's is made from that row alone, in one order, so it has the same bits wherever the other rows are.
+    """
+    return [_squared_row_norms(p.settled_grad()) for p in parameters]
 
 
 def clip_scale(norm: float, limit: float | None) -> float:
@@ -37,3 +46,15 @@ def _squared_norm(x: Array) -> Array:
     tiles = (flat[tile].astype(dtype, copy=False) for tile in row_tiles(flat, _TILE_BYTES))
     # The tiles' sums are added in float64: one float32 sum of millions of squares would lose digits.
     return xp.stack([xp.vdot(tile, tile) for tile in tiles]).sum(dtype="float64")
+
+
+def _squared_row_norms(x: Array) -> Array:
+    xp = namespace(x)
+    rows = x.reshape(-1, math.prod(x.shape[1:]))
+    norms = xp.empty(len(rows), "float64")
+    for tile in row_tiles(rows):
+        # Without a buffer for the conversion, which would cut rows where it happens to be full.
+        squares = rows[tile].astype("float64")
+        squares *= squares
+        norms[tile] = squares.sum(axis=1)
+    return norms

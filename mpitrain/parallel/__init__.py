@@ -27,7 +27,7 @@ from mpitrain.parallel.placement import (
 )
 from mpitrain.parallel.profile import LayerProfile, profile_layers
 from mpitrain.parallel.replicas import check_start, check_weights, checksum
-from mpitrain.parallel.reproducible import ExactGradients, exact_sums
+from mpitrain.parallel.reproducible import EXACT_SUMS, ExactGradients
 from mpitrain.parallel.rows import shard_of
 from mpitrain.parallel.search import Order, no_time, search, stage_costs
 from mpitrain.parallel.sync_batch_norm import SyncBatchNorm2d, sync_batch_norm
@@ -37,6 +37,7 @@ from mpitrain.parallel.zero import Zero
 __all__ = [
     "DGC",
     "EF21",
+    "EXACT_SUMS",
     "Bucket",
     "Cast",
     "Compression",
@@ -63,7 +64,6 @@ __all__ = [
     "check_weights",
     "checksum",
     "cut_for",
-    "exact_sums",
     "holders",
     "kept_bucket",
     "kept_bytes",

@@ -30,10 +30,11 @@ from mpitrain.program.schedules import (
 )
 from mpitrain.program.simulate import Costs, Durations, Timeline, peak_activations, simulate
 from mpitrain.program.transfer import Crossings, Mail, Piece, Route, Transfers, tag_of
-from mpitrain.program.update import Metrics, Sums, Update, plain_sums
+from mpitrain.program.update import PLAIN_SUMS, Metrics, Numbers, Sums, Update
 from mpitrain.program.validate import ProgramError, validate
 
 __all__ = [
+    "PLAIN_SUMS",
     "SCHEDULES",
     "Action",
     "B",
@@ -48,6 +49,7 @@ __all__ = [
     "Measured",
     "Metrics",
     "Microbatch",
+    "Numbers",
     "Piece",
     "Program",
     "ProgramError",
@@ -77,7 +79,6 @@ __all__ = [
     "one_f_one_b",
     "owners",
     "peak_activations",
-    "plain_sums",
     "refine",
     "schedule_named",
     "simulate",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpitrain.arrays import to_host
+from mpitrain.arrays import Array, to_host
 from mpitrain.comm.communicator import Communicator
 from mpitrain.nn import Classification, NotFiniteError, Parameter, Statistic
 from mpitrain.optim import OptimizerState, clip_scale, clip_values, squared_norms
@@ -42,15 +42,28 @@ class Metrics:
         return Metrics(loss=loss, count=count, accuracy=sum(right) / count if right and count else None)
 
 
-#: The sum of each of some lists of numbers over all ranks of a communicator; the lists may differ in length between ranks.
-Sums = Callable[[Communicator, Iterable[Iterable[float]]], Sequence[float]]
+#: Numbers that are added up.
+Numbers = Sequence[float] | np.ndarray
 
 
-def plain_sums(comm: Communicator, numbers: Iterable[Iterable[float]]) -> Sequence[float]:
-    """The sums in float64, in whatever order comes."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sums:
+    """How numbers are added up over all ranks."""
+
+    #: The sum of each of some lists of numbers over all ranks of a communicator; the lists may differ in length between ranks.
+    add: Callable[[Communicator, Iterable[Numbers]], Sequence[float]]
+    #: For each parameter, numbers that add up to its gradient's squared norm.
+    squares: Callable[[Iterable[Parameter]], list[Array]]
+
+
+def _plainly(comm: Communicator, numbers: Iterable[Numbers]) -> Sequence[float]:
     sums = np.array([sum(found) for found in numbers], np.float64)
     comm.allreduce(sums)
     return sums.tolist()
+
+
+#: In float64, in whatever order comes.
+PLAIN_SUMS = Sums(add=_plainly, squares=squared_norms)
 
 
 class Update:
@@ -63,7 +76,7 @@ class Update:
         states: Mapping[int, OptimizerState],
         counted: Sequence[Parameter],
         clip: float | None,
-        sums: Sums = plain_sums,
+        sums: Sums = PLAIN_SUMS,
         clip_value: float | None = None,
         *,
         changing: Callable[[], bool] = lambda: False,
@@ -83,10 +96,10 @@ class Update:
     def tally(self, action: Action) -> None:
         """TALLY: add up over all ranks.  `NotFiniteError` on every rank if the loss or a gradient is not finite."""
         training = self.compute.context.record
-        norms = squared_norms(p for p in self.counted if training and not isinstance(p, Statistic))
-        squares = [float(to_host(square)) for square in norms]
+        norms = self.sums.squares(p for p in self.counted if training and not isinstance(p, Statistic))
+        squares = np.concatenate([np.zeros(0), *(to_host(found).reshape(-1) for found in norms)])
         here = self.compute.loss_values(), [self.compute.count], [self.compute.correct], squares, [float(self.changing())]
-        loss_sum, count, correct, norm, changing = self.sums(self.comm, here)
+        loss_sum, count, correct, norm, changing = self.sums.add(self.comm, here)
         self.changes = changing > 0
         loss = loss_sum / count if count else math.nan
         # Gradients were seeded with the weight of a sample; what is wanted is that of the mean over the counted targets.

@@ -165,6 +165,14 @@ def test_scalars_are_fsum_over_the_whole_range(parts):
     assert from_exact(words) == math.fsum(x for numbers in parts for x in numbers)
 
 
+def test_many_scalars_of_all_magnitudes_are_fsum():
+    random = np.random.default_rng(2)
+    numbers = np.ldexp(random.standard_normal(20_000), random.integers(-1100, 1000, 20_000))  # the smallest are subnormal
+    assert from_exact(to_exact(numbers[:7_000]) + to_exact(numbers[7_000:])) == math.fsum(numbers)
+    small = numbers[np.abs(numbers) < 1e-290]
+    assert from_exact(to_exact(small)) == math.fsum(small)
+
+
 @settings(deadline=None)
 @given(st.lists(st.floats(), min_size=1).filter(lambda numbers: not all(map(math.isfinite, numbers))))
 def test_scalars_that_are_not_finite_stay_so(numbers):

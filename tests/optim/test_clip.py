@@ -33,6 +33,19 @@ def test_the_clipped_gradient_is_torchs(limit):
         np.testing.assert_allclose(optim.clip_scale(norm, limit) * grad, tensor.grad.numpy(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(300, 200), (40, 3, 5, 5), (7,), (), (1, 100_000)])
+def test_a_rows_square_is_the_same_wherever_the_others_are(shape):
+    grad = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    (rows,) = optim.squared_row_norms([with_grad(grad)])
+    squares = np.square(grad.astype(np.float64)).reshape(-1, math.prod(shape[1:]))
+    # n additions of positive numbers, each rounded once at most
+    np.testing.assert_allclose(rows, [math.fsum(row) for row in squares], rtol=squares.shape[1] * 2.0**-53)
+    for replicas in (2, 3):
+        parts = np.array_split(grad, replicas) if shape else [grad]
+        found = [optim.squared_row_norms([with_grad(np.ascontiguousarray(part))])[0] for part in parts if part.size]
+        assert np.concatenate(found).tobytes() == rows.tobytes()
+
+
 def test_without_a_limit_nothing_is_scaled():
     assert optim.clip_scale(1e30, None) == 1.0
 

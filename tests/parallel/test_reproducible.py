@@ -89,6 +89,29 @@ def test_layouts_give_the_same_bits(name, dp, pp):
     check(mt.comm.local(dp * pp), name, dp, pp)
 
 
+#: Cases whose optimizer works on elements, which ZeRO asks for.
+SHARDED = ["gpt-dropout", "gpt-recompute", "gpt-six-microbatches", "mlp-float64", "resnet"]
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+@pytest.mark.parametrize("name", SHARDED)
+def test_so_does_every_level_of_zero(name, zero):
+    six = CASES[name].microbatches == 6
+    for dp, pp in [(3, 1), (6, 1), (3, 2)] if six else [(2, 1), (4, 1), (2, 2)]:
+        check(mt.comm.local(dp * pp), name, dp, pp, zero=zero)
+
+
+def test_zero_keeps_shards_and_passes_its_gradients_on():
+    """What holds beside the exact totals is what ZeRO's formula says, of gradients at all levels."""
+    for zero, weights in ((1, 1), (2, 1), (3, 1 / 2)):
+        job = trainer(mt.comm.local(2), CASES["gpt-dropout"], 2, 1, zero=zero)
+        job.fit(2, report=lambda step: None)
+        for worker in job.workers.values():
+            held = worker.holding.nbytes()
+            wanted = {"weights": weights, "gradients": 1 / 2, "optimizer": 2 / 2}
+            assert held == {kind: pytest.approx(4 * job.model.size * part, rel=0.05) for kind, part in wanted.items()}
+
+
 @pytest.mark.parametrize(("dp", "pp"), [(2, 2), (3, 1), (6, 1), (3, 2)])
 def test_so_do_layouts_that_are_no_power_of_two(dp, pp):
     check(mt.comm.local(dp * pp), "gpt-six-microbatches", dp, pp)
@@ -109,17 +132,18 @@ def test_so_do_steps_without_overlap_and_with_a_bucket_a_parameter(monkeypatch):
 @pytest.mark.mpi(4, timeout=120)
 def test_so_does_mpi(world):
     """All in one job: starting MPI costs more than a case."""
-    for name, dp, pp in [("gpt-dropout", 4, 1), ("gpt-dropout", 1, 4), ("llama-lamb", 2, 2), ("resnet", 2, 2)]:
-        print(name, dp, pp, flush=True)
-        check(world, name, dp, pp)
+    runs = [("gpt-dropout", 4, 1, 0), ("gpt-dropout", 1, 4, 0), ("llama-lamb", 2, 2, 0), ("resnet", 2, 2, 0)]
+    for name, dp, pp, zero in [*runs, ("resnet", 4, 1, 1), ("gpt-dropout", 4, 1, 2), ("gpt-dropout", 2, 2, 3)]:
+        print(name, dp, pp, zero, flush=True)
+        check(world, name, dp, pp, zero=zero)
 
 
 @pytest.mark.parametrize("name", ["gpt-dropout", "resnet"])
 def test_so_does_going_on_under_another_layout(name, tmp_path):
-    """Two steps on 2 x 2, two on 4 x 1, two on 1 x 3."""
+    """Two steps on 2 x 2, two on 4 x 1 with ZeRO 2, two on 1 x 3."""
     job = trainer(mt.comm.local(4), CASES[name], 2, 2)
     job.fit(2, report=lambda step: None, folder=tmp_path)
-    job = trainer(mt.comm.local(4), CASES[name], 4, 1)
+    job = trainer(mt.comm.local(4), CASES[name], 4, 1, zero=2)
     job.resume(tmp_path)
     job.fit(2, report=lambda step: None, folder=tmp_path)
     job = trainer(mt.comm.local(3), CASES[name], 1, 3)
@@ -145,8 +169,9 @@ def test_the_mode_trains_like_the_plain_one(name):
         np.testing.assert_allclose(*([float.fromhex(x) for x in pair] for pair in (a, b)), rtol=2e-5)
 
 
-def test_self_check_finds_no_difference_at_all():
-    found = trainer(mt.comm.local(4), CASES["gpt-dropout"], 2, 2).self_check()
+@pytest.mark.parametrize("zero", [0, 1, 3])
+def test_self_check_finds_no_difference_at_all(zero):
+    found = trainer(mt.comm.local(4), CASES["gpt-dropout"], 2, 2, zero=zero).self_check()
     assert found.tolerance == 0.0
     assert found.loss == found.gradient == 0.0
     assert found.equal
@@ -201,7 +226,7 @@ def test_more_contributions_than_can_be_summed_are_refused(monkeypatch):
         trainer(mt.comm.local(2), CASES["mlp-float64"], 2, 1).fit(1, report=lambda step: None)
 
 
-@pytest.mark.parametrize("settings", [{"zero": 1}, {"sync_batch_norm": True}, {"compression": mt.parallel.PowerSGD()}])
+@pytest.mark.parametrize("settings", [{"sync_batch_norm": True}, {"compression": mt.parallel.PowerSGD()}])
 def test_what_depends_on_the_number_of_replicas_is_refused(settings):
     with pytest.raises(ValueError, match=f"reproducible = true and {next(iter(settings))} do not go together"):
         trainer(mt.comm.local(2), CASES["resnet"], 2, 1, **settings)

@@ -8,7 +8,7 @@ sum of n < 2³⁰ numbers has less than 2²¹²⁸ units: 67 words, and one that
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,21 +17,29 @@ _UNIT_BITS, _WORD_BITS, _WORDS = 1074, 32, 68
 EXACT_WORDS = _WORDS + 1
 
 
-def to_exact(numbers: Iterable[float]) -> np.ndarray:
-    """The sum of `numbers` as int64 of shape (EXACT_WORDS,); such arrays may be added.
+def to_exact(numbers: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The sum of at most 2³⁰ `numbers` as int64 of shape (EXACT_WORDS,); such arrays may be added.
 
     The last word counts NaN and infinities.
     """
-    units, not_finite = 0, 0
-    for x in numbers:
-        if math.isfinite(x):
-            numerator, denominator = x.as_integer_ratio()
-            units += numerator * ((1 << _UNIT_BITS) // denominator)
-        else:
-            not_finite += 1
+    x = np.asarray(numbers, np.float64).reshape(-1)
+    finite = np.isfinite(x)
+    fraction, exponent = np.frexp(x[finite])
+    magnitude, sign = np.ldexp(np.abs(fraction), 53).astype(np.int64), np.sign(fraction).astype(np.int64)
+    # A number is sign · magnitude · 2^place units; the smallest have zeros below place 0.
+    place = exponent.astype(np.int64) - 53 + _UNIT_BITS
+    magnitude >>= np.maximum(-place, 0)
+    place = np.maximum(place, 0)
+    word, shift = place // _WORD_BITS, place % _WORD_BITS
     mask = (1 << _WORD_BITS) - 1
+    found = np.zeros(_WORDS, np.int64)
+    for half, part in enumerate((magnitude & mask, magnitude >> _WORD_BITS)):  # below 2³² and 2²¹: shifted, they fit in 63 bits
+        part <<= shift
+        np.add.at(found, word + half, sign * (part & mask))
+        np.add.at(found, word + half + 1, sign * (part >> _WORD_BITS))
+    units = sum(word << (_WORD_BITS * i) for i, word in enumerate(found.tolist()))
     words = [units >> (_WORD_BITS * i) for i in range(_WORDS)]
-    return np.array([*(word & mask for word in words[:-1]), words[-1], not_finite], np.int64)
+    return np.array([*(word & mask for word in words[:-1]), words[-1], len(x) - finite.sum()], np.int64)
 
 
 def from_exact(words: np.ndarray) -> float:

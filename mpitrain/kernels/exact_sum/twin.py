@@ -25,6 +25,8 @@ What lies outside is not summed wrongly in silence: `peak` keeps the largest |x|
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mpitrain.arrays import Array, empty_beside, namespace, row_tiles
@@ -41,9 +43,9 @@ NARROW = 2.0**6
 _COARSE_BITS, _FINE_BITS = 12, 44
 
 
-def exact_zeros(x: Array) -> Array:
-    """A total of nothing for arrays like `x`: hi and lo, int64 of shape (2, x.size)."""
-    total = empty_beside(x, (2, x.size), np.dtype(np.int64))
+def exact_zeros(x: Array, size: int | None = None) -> Array:
+    """A total of nothing for arrays of `size` (by default that of `x`) in its memory: hi and lo, int64 of shape (2, size)."""
+    total = empty_beside(x, (2, x.size if size is None else size), np.dtype(np.int64))
     total.fill(0)
     return total
 
@@ -84,10 +86,11 @@ def carry(total: Array) -> Array:
     return total
 
 
-def restore(total: Array, out: Array) -> None:
+def restore(total: Array | Sequence[Array], out: Array) -> None:
     """Write the number that `total` stands for, rounded to its type, into the flat array `out`; `total` is carried."""
-    for tile in row_tiles(total[0]):
-        hi, lo = total[:, tile]
+    his, los = total
+    for tile in row_tiles(his):
+        hi, lo = his[tile], los[tile]
         _carry(hi, lo)
         x = lo * 2.0**-_FINE_BITS
         x += hi
