@@ -26,6 +26,7 @@ from mpitrain.autograd import Weight
 from mpitrain.comm import Collective, Communicator, Reduction, finish
 from mpitrain.comm.allreduce import ring
 from mpitrain.kernels.exact_sum import (
+    CARRY_EVERY,
     LIMIT,
     MAX_ADDENDS,
     NARROW,
@@ -137,6 +138,8 @@ class ExactGradients:
         total = self.totals[weight]
         fold(weight.grad, total.sum, total.peak)
         total.addends += 1
+        if total.addends % CARRY_EVERY == 0:
+            carry(total.sum)
         weight.clear_grad()
         if total.sharded:
             weight.grad = None  # what is kept is the shard's

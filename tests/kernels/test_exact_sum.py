@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpitrain.kernels.exact_sum import (
+    CARRY_EVERY,
     EXACT_WORDS,
     LIMIT,
     MAX_ADDENDS,
@@ -111,6 +112,22 @@ def test_as_many_of_the_largest_as_allowed_fit(sign):
     expected = [float(n * on_the_grid(value)) for value in x]
     # Beyond 2**41 there is one rounding more: within one unit in the last place.
     np.testing.assert_array_max_ulp(restored(total.astype(np.int64), np.float64), np.array(expected), 1)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-(2.0**-5), 2.0**-5) | st.integers(-9, 9).map(lambda n: n * 2.0**-57), min_size=1, max_size=20))
+def test_small_addends_enter_as_the_same_number(numbers):
+    """By the quick way, and by that of a tile with a larger one in it; half units, too."""
+    small = total_of([np.array(numbers)])[0]
+    among_others = total_of([np.array([*numbers, 1.0])])[0][:, :-1]
+    np.testing.assert_array_equal(carry(small), carry(np.ascontiguousarray(among_others)))
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_small_addends_fit_until_they_are_carried(sign):
+    total, _ = total_of([np.array([sign * np.nextafter(2.0**-5, 0)])])
+    assert not total[0].any()  # it went the quick way
+    assert abs(int(total[1, 0])) * CARRY_EVERY + 2**43 < 2**62
 
 
 def test_many_addends_are_rounded_once():

@@ -226,6 +226,11 @@ def test_more_contributions_than_can_be_summed_are_refused(monkeypatch):
         trainer(mt.comm.local(2), CASES["mlp-float64"], 2, 1).fit(1, report=lambda step: None)
 
 
+def test_carrying_changes_nothing(monkeypatch):
+    monkeypatch.setattr(reproducible, "CARRY_EVERY", 2)
+    check(mt.comm.local(2), "gpt-dropout", 2, 1)
+
+
 @pytest.mark.parametrize("settings", [{"sync_batch_norm": True}, {"compression": mt.parallel.PowerSGD()}])
 def test_what_depends_on_the_number_of_replicas_is_refused(settings):
     with pytest.raises(ValueError, match=f"reproducible = true and {next(iter(settings))} do not go together"):
