@@ -11,11 +11,11 @@ from mpitrain.program import transfer
 
 
 class Padded:
-    """Texts of 3 to 12 tokens, a batch as long as its longest; `every` has all of one length."""
+    """Texts of one of some lengths, a batch as long as its longest."""
 
-    def __init__(self, every=None):
+    def __init__(self, *lengths):
         random = np.random.default_rng(6)
-        self.lengths = np.full(40, every) if every else random.integers(3, 13, 40)
+        self.lengths = random.choice(lengths or range(3, 13), 40)
         self.tokens = random.integers(0, 61, (40, 13))
 
     def __len__(self):
@@ -49,13 +49,21 @@ def quiet(step):
 def test_headers_are_sent_in_the_first_step_only(monkeypatch):
     sent, told = [], transfer.told
     monkeypatch.setattr(transfer, "told", lambda crossing: sent.append(crossing) or told(crossing))
-    job = trainer(Padded(every=7))
+    job = trainer(Padded(7))
     job.fit(5, report=quiet)
     assert len(sent) == 3  # one for each microbatch
-    job.evaluate(Padded(every=9), 1)  # of another length
+    job.evaluate(Padded(9), 1)  # of another length
     assert len(sent) == 6
     job.fit(5, report=quiet)
     assert len(sent) == 6
+
+
+def test_going_back_to_a_checkpoint_is_a_change(tmp_path):
+    job = trainer(Padded(5, 9))
+    job.fit(3, report=quiet, folder=tmp_path)
+    losses = [m.loss for m in job.fit(6, report=quiet)]  # it ends among batches of one length, and the fourth is another
+    job.resume(tmp_path / "step-00000003")
+    assert [m.loss for m in job.fit(6, report=quiet)] == losses
 
 
 def test_replicas_that_share_a_microbatch_need_one_shape():
