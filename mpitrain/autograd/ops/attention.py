@@ -34,20 +34,19 @@ class _Attention(Op):
             plain, qk = qk, empty_beside(qk)
             rotate(plain, *self.rope, out=qk)
         self.q, self.k, self.v = self._grouped(qk[:, :, : self.heads]), self._grouped(qk[:, :, self.heads :]), self._grouped(v)
-        self.y = empty_beside(qkv, (b, t, self.heads, self.head_dim))
-        self.p = kernels.attention(self.q, self.k, self.v, out=self._grouped(self.y), parts=self.context.kernels.attention)
-        return self.y.reshape(b, t, -1)
+        y = empty_beside(qkv, (b, t, self.heads, self.head_dim))
+        self.p = kernels.attention(self.q, self.k, self.v, out=self._grouped(y), parts=self.context.kernels.attention)
+        return y.reshape(b, t, -1)
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
-        b, t, heads, d = self.y.shape
+        (b, t, _), heads, d = dy.shape, self.heads, self.head_dim
         turned = heads + self.kv_heads
         d_qkv = empty_beside(dy, (b, t, turned + self.kv_heads, d))
         d_qk, dv = d_qkv[:, :, :turned], d_qkv[:, :, turned:]
         d_turned = d_qk if self.rope is None else empty_beside(d_qk)
         grads = self._grouped(d_turned[:, :, :heads]), self._grouped(d_turned[:, :, heads:]), self._grouped(dv)
-        dy, y = self._grouped(dy.reshape(self.y.shape)), self._grouped(self.y)
         parts = self.context.kernels.attention
-        kernels.attention_grad(dy, y, self.p, self.q, self.k, self.v, *grads, parts=parts)
+        kernels.attention_grad(self._grouped(dy.reshape(b, t, heads, d)), self.p, self.q, self.k, self.v, *grads, parts=parts)
         if self.rope is not None:
             rotate(d_turned, *self.rope, out=d_qk, inverse=True)
         return (d_qkv.reshape(b, t, -1),)

@@ -24,7 +24,7 @@ class Parts:
 
     turned: Callable[[Array, float], Array] = twin.turned
     softmax: Callable[[Array, int, int], None] = twin.softmax
-    softmax_grad: Callable[[Array, Array, Array, int, int], None] = twin.softmax_grad
+    softmax_grad: Callable[[Array, Array, int, int], None] = twin.softmax_grad
 
 
 TWIN = Parts()
@@ -47,18 +47,16 @@ def attention(q: Array, k: Array, v: Array, out: Array, *, parts: Parts) -> Arra
 
 
 def attention_grad(
-    d_out: Array, out: Array, p: Array, q: Array, k: Array, v: Array, dq: Array, dk: Array, dv: Array, *, parts: Parts
+    d_out: Array, p: Array, q: Array, k: Array, v: Array, dq: Array, dk: Array, dv: Array, *, parts: Parts
 ) -> None:
     """Write the gradients of q, k and v; `p` is what `attention` returned, and is used up."""
-    xp, t, scale = namespace(p), p.shape[3], 1.0 / math.sqrt(q.shape[-1])
-    v_t = parts.turned(v, scale)
-    along = xp.einsum("...d,...d->...", d_out, out, order="C")  # = rows of sum(p dp), without touching t x t numbers
-    along *= scale
+    xp, t = namespace(p), p.shape[3]
+    v_t = parts.turned(v, 1.0 / math.sqrt(q.shape[-1]))
     _by_keys(p, d_out, dv)
     for start, stop in _blocks(t):
         rows = p[..., start:stop, :stop]
         dp = xp.matmul(d_out[..., start:stop, :], v_t[..., :stop], out=empty_beside(p, rows.shape))
-        parts.softmax_grad(p, dp, along, start, stop)
+        parts.softmax_grad(p, dp, start, stop)
         xp.matmul(rows, k[..., :stop, :], out=dq[..., start:stop, :])
     _by_keys(p, q, dk)
 

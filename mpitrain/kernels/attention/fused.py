@@ -22,9 +22,9 @@ def softmax(p: Array, start: int, stop: int) -> None:
     _softmax(p.reshape(-1, *p.shape[3:]), start, stop)
 
 
-def softmax_grad(p: Array, dp: Array, along: Array, start: int, stop: int) -> None:
+def softmax_grad(p: Array, dp: Array, start: int, stop: int) -> None:
     """See the twin."""
-    _softmax_grad(p.reshape(-1, *p.shape[3:]), dp.reshape(-1, *dp.shape[3:]), along.reshape(-1, along.shape[3]), start, stop)
+    _softmax_grad(p.reshape(-1, *p.shape[3:]), dp.reshape(-1, *dp.shape[3:]), start, stop)
 
 
 _ROWS = "float32[:, :, ::1]"
@@ -70,9 +70,12 @@ def _softmax(p: Array, start: int, stop: int) -> None:
                 row[j] = float32(0)
 
 
-@compiled(f"void({_ROWS}, {_ROWS}, float32[:, ::1], int64, int64)")
-def _softmax_grad(p: Array, dp: Array, along: Array, start: int, stop: int) -> None:
+@compiled(f"void({_ROWS}, {_ROWS}, int64, int64)")
+def _softmax_grad(p: Array, dp: Array, start: int, stop: int) -> None:
     for n in range(p.shape[0]):
         for i in range(start, stop):
+            along = float32(0)
             for j in range(stop):
-                p[n, i, j] *= dp[n, i - start, j] - along[n, i]
+                along += p[n, i, j] * dp[n, i - start, j]
+            for j in range(stop):
+                p[n, i, j] *= dp[n, i - start, j] - along
