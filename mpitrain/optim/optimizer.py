@@ -57,7 +57,10 @@ class Optimizer:
     def update(
         self, weight: Array, grad: Array, slots: Slots, *, lr: float, step: int, grad_scale: float, kernels: Kernels = TWINS
     ) -> None:
-        """Change `weight` and its `slots` in place by step number `step` (the first is 1) along `grad_scale * grad`."""
+        """Change `weight` and its `slots` in place by step number `step` (the first is 1) along `grad_scale * grad`.
+
+        `kernels` are what this rank computes with.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define update()")
 
     def for_parameter(self, parameter: Parameter) -> Self:

@@ -17,7 +17,7 @@ from mpitrain.optim.optimizer import Optimizer
 class OptimizerState:
     """The slots of `parameters`, which have been materialized, and the number of steps taken.
 
-    Slots of 16-bit weights are float32.
+    Slots of 16-bit weights are float32.  `kernels` are what this rank computes with.
     """
 
     def __init__(self, optimizer: Optimizer, parameters: Sequence[Parameter], kernels: Kernels = TWINS) -> None:

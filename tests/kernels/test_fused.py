@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 
 import numpy as np
 import pytest
@@ -39,6 +40,11 @@ def test_compiled_ones_are_for_float32_on_the_host():
     assert kernels_for(Arrays(), np.dtype(np.float64)) is TWINS
     assert kernels_for(Arrays(), np.dtype(np.float16)) is TWINS
     assert kernels_for(Arrays(device=0), np.dtype(np.float32)) is TWINS
+
+
+def test_without_numba_there_are_the_twins(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert kernels_for(Arrays(), np.dtype(np.float32)) is TWINS
 
 
 def test_layer_norm():
