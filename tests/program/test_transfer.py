@@ -1,0 +1,85 @@
+"""What a step repeats is worked out once, and messages are asked for now and then only."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import mpitrain as mt
+from mpitrain.arrays import Arrays
+from mpitrain.program import Action, Kind, Mail, Piece, Transfers, transfer
+
+ACTIONS = (
+    [Action(Kind.SEND_F, 0, 0), Action(Kind.SEND_F, 0, 1), Action(Kind.RECV_B, 0, 0), Action(Kind.RECV_B, 0, 1)],
+    [Action(Kind.RECV_F, 1, 0), Action(Kind.RECV_F, 1, 1), Action(Kind.SEND_B, 1, 0), Action(Kind.SEND_B, 1, 1)],
+)
+ROWS = 3
+
+
+def step(transfers, actions, route, crossings, number):
+    """Two microbatches there and back; what the second rank makes of each is twice as much."""
+    mail = transfers.mail
+    transfers.begin(actions, route, crossings)
+    for action in actions:
+        i = action.microbatch
+        if action.kind is Kind.SEND_F:
+            mail.inputs[1, i] = (np.full((ROWS, 2), number + i), np.arange(ROWS))
+        elif action.kind is Kind.SEND_B:
+            mail.grads[0, i] = (2 * mail.inputs.pop((1, i))[0],)
+        (transfers.receive if action.kind in (Kind.RECV_F, Kind.RECV_B) else transfers.send)(action)
+    transfers.end()
+    return [mail.grads.pop((0, i))[0].tolist() for i in (0, 1)] if actions is ACTIONS[0] else None
+
+
+def run(comm, forget):
+    """Three steps; with `forget`, the ranks learn the shapes anew in each."""
+    transfers = Transfers(comm, 2, Mail(), Arrays())
+    actions, crossings = ACTIONS[comm.rank], {}
+
+    def route(stage, microbatch):
+        return [Piece(stage, 0, ROWS)]
+
+    found = []
+    for number in range(3):
+        found.append(step(transfers, actions, route, {} if forget else crossings, float(number)))
+        comm.barrier()
+    return found
+
+
+@pytest.mark.parametrize("forget", [False, True])
+def test_there_and_back(forget):
+    found, _ = mt.comm.local(2, limit_s=10).run(lambda comm: run(comm, forget))
+    assert found == [[[[2.0 * (number + i)] * 2] * ROWS for i in (0, 1)] for number in range(3)]
+
+
+def test_tags_are_worked_out_once(monkeypatch):
+    asked = []
+    tag_of = transfer.tag_of
+    monkeypatch.setattr(transfer, "tag_of", lambda action, stages, *part: asked.append(action) or tag_of(action, stages, *part))
+    mt.comm.local(2, limit_s=10).run(lambda comm: run(comm, False))
+    # at each end, for each microbatch: the header and two parts there, one gradient back, since integers have none
+    assert len(asked) == 2 * 2 * (1 + 2 + 1)
+
+
+class Never:
+    """A request that does not end."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def done(self):
+        self.asked += 1
+        return False
+
+
+def test_a_message_that_has_not_come_is_not_asked_for_after_every_op():
+    transfers = Transfers(None, 2, Mail(), Arrays())
+    sent, coming = Never(), Never()
+    transfers.posted[ACTIONS[1][0]] = [coming], ()
+    for _ in range(100):
+        transfers.advance()
+    assert 1 <= coming.asked < 50  # a hundred calls take less than a hundred milliseconds
+    transfers.sending.append((sent, np.zeros(1)))
+    transfers.asked, before = 0.0, coming.asked
+    transfers.advance()
+    assert (sent.asked, coming.asked) == (1, before)  # one question makes all of MPI's messages move
