@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 from report import report
 
-from mpitrain.arrays import Array, Arrays
+from mpitrain.arrays import Array, Arrays, keep_freed_pages
 from mpitrain.autograd import Context, Op, Tensor
 from mpitrain.comm import Communicator, Reduction, launch
 from mpitrain.comm.start import world
@@ -170,6 +170,7 @@ def automatic_file(folder: Path, sleeps: str, microbatches: int) -> Path:
 
 def as_rank(comm: Communicator, args: argparse.Namespace) -> None:
     """One rank's part; rank 0 writes what was found."""
+    keep_freed_pages()  # as in training
     if args.peer:
         join_torch(comm, args.rank_of)
     rows = []
