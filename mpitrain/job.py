@@ -53,6 +53,8 @@ def planned(config: Config) -> Plan:
         zero=config.train.zero,
         stages=config.train.stages,
         memory_gib=config.train.memory_gib,
+        compression=config.compression.build(),
+        reproducible=config.train.reproducible,
     )
 
 

@@ -182,7 +182,7 @@ class Trainer:
             trace_file = None if trace is None else TraceFile(trace, worker.place, after=worker.step)
             spent = self._spent[worker.place.comm.rank] = Spent()
             if self.check_every is not None:
-                check_weights(worker.place, worker.holding.replicated)
+                check_weights(worker.place, worker.holding.replicated, worker.holding.shared)
             begin = time.perf_counter()
             while worker.step < last:
                 before = time.perf_counter()
@@ -193,7 +193,7 @@ class Trainer:
                 if trace_file is not None:
                     trace_file.step(worker.step, last, worker.measured)
                 if self.check_every is not None and due(self.check_every, worker, last):
-                    check_weights(worker.place, worker.holding.replicated)
+                    check_weights(worker.place, worker.holding.replicated, worker.holding.shared)
                 validation: Metrics | None = None
                 if self.validation is not None and due(validate_every, worker, last):
                     validation = worker.evaluate(self.validation, validation_batches)
@@ -247,7 +247,7 @@ class Trainer:
 
     def check_replicas(self) -> None:
         """`ValueError` on every rank if the replicas' weights are not the same to the last bit."""
-        self._each(lambda worker: check_weights(worker.place, worker.holding.replicated))
+        self._each(lambda worker: check_weights(worker.place, worker.holding.replicated, worker.holding.shared))
 
     def save(self, folder: str | Path, *, keep: int = 2) -> Path:
         """Write a checkpoint `folder/step-N` and keep the newest `keep`; the path of the new one."""

@@ -12,6 +12,7 @@ from mpitrain.parallel.compression import (
     Remembered,
     Sign,
     TopK,
+    remembered_bytes,
 )
 from mpitrain.parallel.data import DataParallel, Exchange, sum_by, sum_over
 from mpitrain.parallel.partition import layer_costs, partition
@@ -27,7 +28,7 @@ from mpitrain.parallel.placement import (
 )
 from mpitrain.parallel.profile import LayerProfile, profile_layers
 from mpitrain.parallel.replicas import check_start, check_weights, checksum
-from mpitrain.parallel.reproducible import EXACT_SUMS, ExactGradients
+from mpitrain.parallel.reproducible import EXACT_BYTES, EXACT_SUMS, ExactGradients
 from mpitrain.parallel.rows import shard_of
 from mpitrain.parallel.search import Order, no_time, search, stage_costs
 from mpitrain.parallel.sync_batch_norm import SyncBatchNorm2d, sync_batch_norm
@@ -37,6 +38,7 @@ from mpitrain.parallel.zero import Zero
 __all__ = [
     "DGC",
     "EF21",
+    "EXACT_BYTES",
     "EXACT_SUMS",
     "Bucket",
     "Cast",
@@ -76,6 +78,7 @@ __all__ = [
     "place_by_parameters",
     "place_by_time",
     "profile_layers",
+    "remembered_bytes",
     "search",
     "shard_of",
     "stage_costs",

@@ -33,14 +33,22 @@ def check_start(comm: Communicator, model: Model, datasets: Mapping[str, Dataset
     _check(comm, comm, lines, advice)
 
 
-def check_weights(place: Place, parameters: Iterable[Parameter]) -> None:
+def check_weights(place: Place, parameters: Iterable[Parameter], shared: Mapping[str, tuple[int, ...]]) -> None:
     """`ValueError` on every rank, naming a rank and its first parameter that differs from its other replicas'.
 
-    Compared are names, shapes, dtypes, order and a checksum of `parameters`, of which every replica holds all.  Collective.
+    Compared are names, shapes, dtypes, order and a checksum of `parameters`, of which every replica holds all; and then the
+    copies of those that several places of the pipeline share (`shared`, as `holders` gives it).  Collective.
     """
-    lines = [f"{p.name} {p.data.shape} {p.data.dtype} with checksum {checksum(p.data):016x}" for p in parameters]
+    mine = {p.name: f"{p.name} {p.data.shape} {p.data.dtype} with checksum {checksum(p.data):016x}" for p in parameters}
     advice = "replicas start alike and take the same steps, so one has been changed apart, or its host computes otherwise"
-    _check(place.comm, place.dp, lines, advice)
+    _check(place.comm, place.dp, list(mine.values()), advice)
+    copies = {name: holding[0] for name, holding in sorted(shared.items())}
+    for pp in sorted(set(copies.values())):
+        # Everyone hears from the first rank of the place that comes first; who has no copy has nothing to say against it.
+        root = place.layout.replicas(pp)[0]
+        lines = [mine.get(name, "") for name, first in copies.items() if first == pp]
+        advice = "the copies of a shared weight start alike and take the same steps, so one has been changed apart"
+        _check(place.comm, place.comm, lines, advice, root)
 
 
 def checksum(x: Array) -> int:
@@ -76,12 +84,16 @@ def _digest(*arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _check(comm: Communicator, group: Communicator, lines: Sequence[str], advice: str) -> None:
-    """`ValueError` on every rank of `comm` if `lines` differ from those of the first rank of `group`, a part of `comm`."""
+def _check(comm: Communicator, group: Communicator, lines: Sequence[str], advice: str, root: int = 0) -> None:
+    """`ValueError` on every rank of `comm` if `lines` differ from those of rank `root` of `group`, a part of `comm`.
+
+    An empty line agrees with all others.
+    """
     if comm.size == 1:
         return
-    first, *theirs = _broadcast(group, "\n".join([str(comm.rank), *lines]), 0).split("\n")
-    differing = next(((mine, other) for mine, other in zip_longest(lines, theirs) if mine != other), None)
+    first, *theirs = _broadcast(group, "\n".join([str(comm.rank), *lines]), root).split("\n")
+    pairs = zip_longest(lines, theirs)
+    differing = next(((mine, other) for mine, other in pairs if mine != other and "" not in (mine, other)), None)
     complaining = comm.allgather(np.array([differing is not None]))
     if not complaining.any():
         return

@@ -46,6 +46,9 @@ from mpitrain.parallel.tied import TiedWeights
 from mpitrain.program import Numbers, Sums
 from mpitrain.program.action import Action
 
+#: Bytes of a parameter's total, for each of its elements.
+EXACT_BYTES = 16
+
 
 class _Total:
     """What has come in for a parameter in this step: its exact sum, the largest magnitude, how many contributions."""

@@ -15,6 +15,8 @@ from mpitrain.comm import Layout
 from mpitrain.nn import Model
 from mpitrain.optim import Optimizer
 from mpitrain.parallel import (
+    EXACT_BYTES,
+    Compressor,
     LayerProfile,
     Stages,
     cut_for,
@@ -24,6 +26,7 @@ from mpitrain.parallel import (
     parameters_by_stage,
     place_by_hand,
     place_by_parameters,
+    remembered_bytes,
     search,
     stage_costs,
 )
@@ -42,6 +45,8 @@ class RankPlan:
     weights: int
     gradients: int
     optimizer: int
+    #: What a compressor remembers, or the exact totals of a reproducible run.
+    exchange: int
     #: Most microbatches that wait for their backward at once, and what they keep.
     held: int
     activations: int
@@ -49,7 +54,7 @@ class RankPlan:
     @property
     def total(self) -> int:
         """Bytes in all."""
-        return self.weights + self.gradients + self.optimizer + self.activations
+        return self.weights + self.gradients + self.optimizer + self.exchange + self.activations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,9 +75,21 @@ class Plan:
         """The plan as a table to print."""
         head = f"{self.layout}, {self.layout.size} ranks; {self.parameters:,} parameters; "
         head += f"{self.microbatches} microbatches of {self.microbatch} samples a pipeline; bubble {self.bubble:.0%} of a step"
-        columns = ["pp", "ranks", "layers", "parameters", "weights", "gradients", "optimizer", "activations", "total"]
-        rows = [[str(p.pp), _spans(p.ranks), _layers(p.layers), f"{p.parameters:,}", _mib(p.weights), _mib(p.gradients),
-                 _mib(p.optimizer), f"{_mib(p.activations)} ({p.held} held)", _mib(p.total)] for p in self.ranks]  # fmt: skip
+        columns = [
+            "pp",
+            "ranks",
+            "layers",
+            "parameters",
+            "weights",
+            "gradients",
+            "optimizer",
+            "exchange",
+            "activations",
+            "total",
+        ]
+        rows = [[str(p.pp), _spans(p.ranks), _layers(p.layers), f"{p.parameters:,}",
+                 *map(_mib, (p.weights, p.gradients, p.optimizer, p.exchange)), f"{_mib(p.activations)} ({p.held} held)",
+                 _mib(p.total)] for p in self.ranks]  # fmt: skip
         widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
         table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [columns, *rows]]
         return [head, *table, *self.notes]
@@ -81,11 +98,13 @@ class Plan:
 def plan(
     model: Model, optimizer: Optimizer, layout: Layout, schedule: ScheduleFunction, *,
     microbatches: int, batch: int, sample: np.ndarray, dtype: str = "float32", zero: int = 0,
-    stages: Stages = "parameters", memory_gib: float | None = None,
+    stages: Stages = "parameters", memory_gib: float | None = None, compression: Compressor | None = None,
+    reproducible: bool = False,
 ) -> Plan:  # fmt: skip
-    """Plan a job; `sample` is a model input with a sample dim of 1, `zero` the ZeRO level (see `mpitrain.parallel.zero`),
-    `stages` which layers make which stage.  What a run measures at its start is not known here: stages = "auto" and a search
-    for the order go by parameters instead, and the plan says so.
+    """Plan a job; `sample` is a model input with a sample dim of 1, the others are what `Trainer` takes.
+
+    What a run measures at its start is not known here: stages = "auto" and a search for the order go by parameters instead, and
+    the plan says so.
 
     `ValueError` where the parts do not fit together.
     """
@@ -117,6 +136,8 @@ def plan(
         mine = [ranges[stage] for stage in sorted(owner) if owner[stage] == pp]
         held = [p for found in parameters_by_stage(cut_for(model, ranges, owner, pp)).values() for p in found]
         size = sum(p.size for p in held)
+        exchange = remembered_bytes(compression, held, replicas, float_dtype(dtype)) if compression else 0
+        exchange += EXACT_BYTES * size if reproducible else 0
         activations = sum(sum(saved[start:stop]) for start, stop in mine) // len(mine)
         ranks.append(
             RankPlan(
@@ -125,8 +146,9 @@ def plan(
                 layers=tuple(mine),
                 parameters=size,
                 weights=shared(size * width, 3, replicas),
-                gradients=shared(size * width, 2, replicas),
+                gradients=shared(size * width, 1 if reproducible else 2, replicas),
                 optimizer=shared(size * width * len(optimizer.slots), 1, replicas),
+                exchange=exchange,
                 held=timeline.peak_activations[pp],
                 activations=activations * -(-rows // replicas) * timeline.peak_activations[pp],
             )

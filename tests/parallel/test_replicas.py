@@ -85,12 +85,12 @@ def test_weights_that_differ_are_named_on_every_rank(comm):
     pp = comm.rank // 2
     dp = comm.group([2 * pp, 2 * pp + 1])
     place = mt.comm.Place(comm=comm, layout=layout, dp=dp, pp_rank=pp, links=comm)
-    check_weights(place, layers(comm))
+    check_weights(place, layers(comm), {})
     for change, says in DIFFERENCES.values():
         parameters = layers(comm)
         if comm.rank == 1:
             change(parameters)
-        said = complaint(check_weights, place, parameters)
+        said = complaint(check_weights, place, parameters, {})
         words = comm.allgather(np.frombuffer(said.encode().ljust(400), np.uint8).copy())
         assert (words == words[0]).all()
         assert re.match(says, said), said
@@ -194,6 +194,24 @@ def test_replicas_that_drift_apart_are_found_by_the_next_check(debug):
         job.fit(8, report=quiet)
         with pytest.raises(ValueError, match=says):
             job.check_replicas()
+
+
+@pytest.mark.parametrize("dp", [2, (2, 1), (1, 2)])
+def test_copies_of_a_shared_weight_are_compared_over_the_pipeline(dp):
+    """All replicas of the last stage have the same, and another one than the first stage has."""
+    layout = mt.Layout(dp=dp, pp=2)
+    mesh = mt.Mesh(mt.comm.local(layout.size, limit_s=20), layout)
+    job = mt.Trainer(model(), mt.optim.SGD(lr=0.1), Texts(), mesh=mesh, batch=4, microbatches=2, arrays="numpy")
+    job.fit(2, report=quiet)
+    job.check_replicas()
+    for rank in layout.replicas(1):
+        (copy,) = (p for p in job.workers[rank].holding.replicated if p.name in job.workers[rank].holding.shared)
+        copy.data[5, 3] = np.nextafter(copy.data[5, 3], np.float32(9))
+    first = layout.replicas(1)[0]
+    with pytest.raises(
+        ValueError, match=rf"rank {first} has layers\S+ .* where rank 0 has layers\S+ .*; the copies of a shared"
+    ):
+        job.check_replicas()
 
 
 def test_debug_mode_looks_before_the_first_step():

@@ -39,6 +39,40 @@ def test_memory_is_what_a_job_holds(dp, pp, zero):
         assert found == pytest.approx((plan.weights, plan.gradients, plan.optimizer), rel=0.05)
 
 
+COMPRESSORS = [
+    mt.parallel.PowerSGD(rank=2), mt.parallel.TopK(), mt.parallel.DGC(), mt.parallel.Sign(), mt.parallel.RandomK(),
+    mt.parallel.EF21(), mt.parallel.Cast(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS, ids=lambda c: type(c).__name__)
+def test_what_a_compressor_remembers_is_counted(compressor):
+    layout, optimizer = mt.Layout(dp=2, pp=2), mt.optim.SGD(lr=0.1)
+    expected = mt.plan.plan(
+        gpt(), optimizer, layout, schedule_named("1f1b"), microbatches=2, batch=8, sample=SAMPLE, compression=compressor
+    )
+    data, mesh = mt.data.TokenDataset(np.arange(16 * 50 + 1) % 64, 16), mt.Mesh(mt.comm.local(4), layout)
+    job = mt.Trainer(gpt(), optimizer, data, mesh=mesh, microbatches=2, batch=8, arrays="numpy", compression=compressor)
+    for rank, worker in job.workers.items():
+        held = sum(remembered.array.nbytes for remembered in worker.compression.remembered())
+        assert held == pytest.approx(expected.ranks[layout.coordinates(rank)["pp"]].exchange, rel=0.05)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
+def test_what_exact_sums_take_is_counted(zero):
+    layout, optimizer = mt.Layout(dp=2), mt.optim.AdamW(lr=0.1)
+    settings = {"microbatches": 2, "batch": 8, "zero": zero, "reproducible": True}
+    (expected,) = mt.plan.plan(gpt(), optimizer, layout, schedule_named("1f1b"), sample=SAMPLE, **settings).ranks
+    data, mesh = mt.data.TokenDataset(np.arange(16 * 50 + 1) % 64, 16), mt.Mesh(mt.comm.local(2), layout)
+    job = mt.Trainer(gpt(), optimizer, data, mesh=mesh, arrays="numpy", **settings)
+    job.fit(1, report=lambda step: None)
+    for worker in job.workers.values():
+        held = worker.holding.nbytes()
+        assert held["gradients"] == pytest.approx(expected.gradients, rel=0.05)
+        totals = [p.sink.__self__.totals[p].sum.nbytes for found in worker.holding.parameters.values() for p in found]
+        assert sum(totals) == expected.exchange
+
+
 def test_activations_of_a_linear_layer_are_its_input():
     model = mt.nn.Model([mt.nn.Linear(6, 5), mt.nn.Linear(5, 3)], mt.nn.CrossEntropy())
     assert saved_bytes(model, np.zeros((1, 6), np.float32)) == [6 * 4, 5 * 4]
@@ -59,6 +93,7 @@ def test_a_table_to_read():
         "weights",
         "gradients",
         "optimizer",
+        "exchange",
         "activations",
         "total",
     ]

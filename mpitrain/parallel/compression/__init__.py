@@ -7,7 +7,7 @@ from mpitrain.parallel.compression.ef21 import EF21
 from mpitrain.parallel.compression.powersgd import PowerSGD
 from mpitrain.parallel.compression.randomk import RandomK
 from mpitrain.parallel.compression.sign import Sign
-from mpitrain.parallel.compression.state import Compression, Remembered
+from mpitrain.parallel.compression.state import Compression, Remembered, remembered_bytes
 from mpitrain.parallel.compression.topk import TopK
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "Sign",
     "Slot",
     "TopK",
+    "remembered_bytes",
 ]

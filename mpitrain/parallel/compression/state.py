@@ -7,9 +7,12 @@ divided by the number that there are now: the residuals, of which the sum counts
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from mpitrain.arrays import Array, empty_beside, namespace, sum_dtype
 from mpitrain.comm import Collective, Communicator, Peers, Place, Request
@@ -110,6 +113,16 @@ class Compression:
     def remembered(self) -> list[Remembered]:
         """Every slot that this rank keeps."""
         return self._remembered
+
+
+def remembered_bytes(compressor: Compressor, parameters: Iterable[Parameter], replicas: int, dtype: np.dtype) -> int:
+    """What each of `replicas` remembers of `parameters`, of `dtype`; where each has its rows, of an even deal."""
+    return sum(
+        math.prod(slot.shape) * sum_dtype(dtype).itemsize // (replicas if slot.held is Held.ROWS else 1)
+        for parameter in parameters
+        if not isinstance(parameter, Statistic) and compressor.takes(parameter)
+        for slot in compressor.slots(parameter)
+    )
 
 
 def _remember(slot: Slot, parameter: Parameter, peers: Peers, holder: int, widths: Sequence[int]) -> Remembered:
