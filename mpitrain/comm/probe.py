@@ -1,7 +1,8 @@
 """The constants of `allreduce.cost`, measured on a communicator in some milliseconds.
 
-Invariant: all ranks end with the same constants.  A time is that of the slowest rank, and the least of some repetitions, so
-that what else the machine does has little part in it; on a machine that is busy it takes longer, but not without bound.
+Invariant: all ranks end with the same constants.  A time is that of the slowest rank, and the least of the last of some
+repetitions, so that neither what else the machine does nor a network's burst has much part in it; on a machine that is busy it
+takes longer, but not without bound.
 """
 
 from __future__ import annotations
@@ -83,7 +84,10 @@ def _run(algorithm: Callable[..., Collective], *arguments: object) -> None:
 
 
 def least_seconds(comm: Communicator, call: Callable[[], object]) -> float:
-    """The least seconds of some calls, each on its slowest rank.  Collective."""
+    """The least seconds of the last third of some calls, each on its slowest rank.  Collective.
+
+    The first ones may be served from what a network that limits its rate had saved up (a token bucket's burst).
+    """
     call()
     comm.barrier()
     found: list[float] = []
@@ -93,4 +97,4 @@ def least_seconds(comm: Communicator, call: Callable[[], object]) -> float:
         elapsed = np.array([time.perf_counter() - begin])
         comm.allreduce(elapsed, Reduction.MAX)  # and nobody begins the next before all are done
         found.append(float(elapsed[0]))
-    return min(found)
+    return min(found[-max(2, len(found) // 3) :])

@@ -119,6 +119,8 @@ class LAMBSection(_Optimizer):
     """Added to the root of the latter."""
     weight_decay: NotNegative = 0.01
     """Part of a weight in the direction of the step."""
+    adapt_vectors: bool = False
+    """Whether the step's length follows the norm for biases and norms, too."""
 
     def build(self, schedule: optim.LearningRate) -> optim.Optimizer:
         """The optimizer."""
@@ -133,6 +135,8 @@ class LARSSection(_Optimizer):
     """How much of the last step stays."""
     trust: Positive = 0.001
     """Length of a step against the weight's norm, at a rate of 1."""
+    adapt_vectors: bool = False
+    """Whether it follows the norm for biases and norms, too; else their rate is the plain one."""
     weight_decay: NotNegative = 0.0
     """Added to the gradient, times the weight."""
 

@@ -138,11 +138,15 @@ class AdamW(Optimizer):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LAMB(Optimizer):
-    """AdamW whose step on each weight is as long as `lr` times the weight's norm (You et al. 2020)."""
+    """AdamW whose step on each weight is as long as `lr` times the weight's norm (You et al. 2020).
+
+    Vectors (biases, norms) take AdamW's step, as in the authors' code, unless `adapt_vectors`.
+    """
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-6
     weight_decay: float = 0.01
+    adapt_vectors: bool = False
 
     @property
     def needs_whole_weights(self) -> bool:
@@ -160,18 +164,21 @@ class LAMB(Optimizer):
         """See `mpitrain.kernels.lamb`."""
         m, v = slots["exp_avg"], slots["exp_avg_sq"]
         rule = {"lr": lr, "eps": self.eps, "grad_scale": grad_scale, "decay": self.weight_decay}
-        lamb(weight, grad, m, v, step=step, betas=self.betas, **rule)
+        adapts = self.adapt_vectors or weight.ndim > 1
+        lamb(weight, grad, m, v, step=step, betas=self.betas, adapts=adapts, **rule)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LARS(Optimizer):
     """Gradient descent with momentum, whose rate for each weight is `lr` `trust` ‖w‖ / (‖g‖ + decay ‖w‖) (You et al. 2017).
 
-    The rate is inside of the momentum, as in the paper.  It applies to every weight; weight decay to those that decay.
+    The rate is inside of the momentum, as in the paper.  Vectors (biases, norms) have the rate `lr`, as is usual since, unless
+    `adapt_vectors`: their norms are small and say little.  Weight decay applies to the weights that decay.
     """
 
     momentum: float = 0.9
     trust: float = 0.001
+    adapt_vectors: bool = False
 
     @property
     def needs_whole_weights(self) -> bool:
@@ -189,4 +196,5 @@ class LARS(Optimizer):
         """See `mpitrain.kernels.lars`."""
         buffer = slots.get("momentum_buffer")
         rule = {"trust": self.trust, "momentum": self.momentum, "decay": self.weight_decay}
-        lars(weight, grad, buffer, lr=lr, grad_scale=grad_scale, **rule)
+        adapts = self.adapt_vectors or weight.ndim > 1
+        lars(weight, grad, buffer, lr=lr, grad_scale=grad_scale, adapts=adapts, **rule)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from itertools import count
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from mpitrain.comm import Reduction, local
 from mpitrain.comm.allreduce import Allreduce, Hierarchical, halving, ring
 from mpitrain.comm.allreduce.cost import COSTS, LARGEST_BUCKET, SMALLEST_BUCKET, Constants, Line, bucket_bytes, choose
-from mpitrain.comm.probe import fit
+from mpitrain.comm.probe import fit, least_seconds
 
 #: A network of 10 µs and 1 GB/s, that combines 10 GB/s, whose MPI takes twice the ring's time a byte.
 NETWORK = {"message": Line(alpha=1e-5, beta=1e-9), "gamma": 1e-10, "native": Line(alpha=5e-6, beta=4e-9)}
@@ -22,6 +24,18 @@ def test_a_line_is_found_again():
     found = fit(sizes, [line(n) for n in sizes])
     assert found.alpha == pytest.approx(line.alpha, rel=1e-9)
     assert found.beta == pytest.approx(line.beta, rel=1e-9)
+
+
+def test_a_burst_is_not_the_bandwidth():
+    """A token bucket: calls are quick until what it saved is spent, and then as slow as the rate that is sustained."""
+    for burst in (0, 3, 8):
+        calls = count()
+
+        def call(calls=calls, burst=burst):
+            time.sleep(0.012 if next(calls) >= burst else 0.0005)
+
+        (seconds,) = local(1).run(lambda comm, call=call: least_seconds(comm, call))
+        assert seconds >= 0.012
 
 
 def test_formulas_in_closed_form():

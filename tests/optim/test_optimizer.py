@@ -127,6 +127,34 @@ def test_lars_is_its_papers_algorithm(momentum, decay, start):
     np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-13)  # norms of 33,499 elements, summed in tiles
 
 
+@pytest.mark.parametrize("vectors", [False, True])
+def test_vectors_take_the_plain_step_unless_told(vectors):
+    """Against torch's SGD and AdamW, and against the papers' algorithms, which know no exception."""
+    rng = np.random.default_rng(3)
+    weight, grads = rng.standard_normal(300), rng.standard_normal((STEPS, 300))
+    found = {
+        "lars": ours(optim.LARS(lr=0.3, momentum=0.9, adapt_vectors=vectors), weight, grads),
+        "lamb": ours(optim.LAMB(lr=0.02, weight_decay=0.1, adapt_vectors=vectors), weight, grads),
+    }
+    if vectors:
+        expected = {
+            "lars": algorithm_1(weight, grads, lr=0.3, steps=np.inf, m=0.9, beta=0.0, eta=0.001),
+            "lamb": algorithm_2(weight, grads, lr=0.02, beta1=0.9, beta2=0.999, eps=1e-6, decay=0.0),
+        }
+    else:
+        peers = {"lars": (torch.optim.SGD, {"lr": 0.3, "momentum": 0.9}), "lamb": (torch.optim.Adam, {"lr": 0.02, "eps": 1e-6})}
+        expected = {}
+        for name, (peer, settings) in peers.items():
+            theirs = torch.tensor(weight, requires_grad=True)
+            stepper = peer([theirs], **settings)
+            for grad in grads:
+                theirs.grad = torch.tensor(grad)
+                stepper.step()
+            expected[name] = theirs.detach().numpy()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-11, atol=1e-13, err_msg=name)
+
+
 def test_lars_does_not_move_a_weight_without_gradient():
     """One that no op contributed to in this step: the norm of its gradient is zero."""
     weight, _ = drawn()

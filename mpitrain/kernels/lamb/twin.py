@@ -22,10 +22,11 @@ def lamb(
     step: int,
     grad_scale: float = 1.0,
     decay: float = 0.0,
+    adapts: bool = True,
 ) -> None:
     """Step number `step` (the first is 1): `u = m̂ / (√v̂ + eps) + decay * w`, `w ← w - lr (‖w‖ / ‖u‖) u`.
 
-    The ratio of the norms is 1 where one of them is zero.
+    The ratio of the norms is 1 where one of them is zero, or if it is not to adapt.
     """
     xp = namespace(weight)
     assert all(x.flags.c_contiguous for x in (weight, exp_avg, exp_avg_sq)), "a view would be updated in a copy"
@@ -44,8 +45,9 @@ def lamb(
         u *= rate
         if decay:
             u += w * decay
-        squares[0] += xp.vdot(w, w)
-        squares[1] += xp.vdot(u, u)
+        if adapts:
+            squares[0] += xp.vdot(w, w)
+            squares[1] += xp.vdot(u, u)
     trust = xp.where(squares.min() > 0, xp.sqrt(squares[0] / xp.maximum(squares[1], 1e-300)), 1.0)
     scale = (lr * trust).astype(direction.dtype)
     for tile in row_tiles(direction):

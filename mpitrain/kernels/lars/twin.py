@@ -19,10 +19,12 @@ def lars(
     momentum: float = 0.0,
     grad_scale: float = 1.0,
     decay: float = 0.0,
+    adapts: bool = True,
 ) -> None:
     """`v ← momentum * v + lr λ (g + decay * w)`, `w ← w - v`, with `g = grad_scale * grad`, λ = trust ‖w‖ / (‖g‖ + decay ‖w‖).
 
-    λ is 1 where one of the norms is zero (which the paper leaves open); v starts anew without a `momentum_buffer`.
+    λ is 1 where one of the norms is zero (which the paper leaves open), or if it is not to adapt; v starts anew without a
+    `momentum_buffer`.
     """
     xp = namespace(weight)
     assert weight.flags.c_contiguous, "a view would be updated in a copy"
@@ -30,7 +32,7 @@ def lars(
     buffer = None if momentum_buffer is None else momentum_buffer.reshape(-1)
     dtype = sum_dtype(weight.dtype)
     squares = xp.zeros(2, "float64")  # of w and of g
-    for tile in row_tiles(weight):
+    for tile in row_tiles(weight) if adapts else ():
         w, g = (x[tile].astype(dtype, copy=False) for x in (weight, grad))
         squares[0] += xp.vdot(w, w)
         squares[1] += xp.vdot(g, g)
