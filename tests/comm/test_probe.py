@@ -26,6 +26,13 @@ def test_a_line_is_found_again():
     assert found.beta == pytest.approx(line.beta, rel=1e-9)
 
 
+def test_what_passes_within_a_burst_promises_nothing():
+    """8 ns/byte, but for the first 200 KiB of a message: at 1/10 of that."""
+    sizes = (8, 1 << 14, 1 << 18, 1 << 21)
+    times = [1e-5 + 8e-10 * min(n, 200 << 10) + 8e-9 * max(0, n - (200 << 10)) for n in sizes]
+    assert fit(sizes, times).beta == pytest.approx(8e-9, rel=0.1)
+
+
 def test_a_burst_is_not_the_bandwidth():
     """A token bucket: calls are quick until what it saved is spent, and then as slow as the rate that is sustained."""
     for burst in (0, 3, 8):
