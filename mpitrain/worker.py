@@ -10,33 +10,23 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 
 import numpy as np
 
 from mpitrain.arrays import Arrays, float_dtype, to_host
 from mpitrain.autograd import Context
 from mpitrain.comm import Place, ProgressThread, choose_progress
-from mpitrain.comm.allreduce import Allreduce
 from mpitrain.data import Dataset, Loader, Sampler, check_batch, share, share_jointly
+from mpitrain.gradients import choose_summing
 from mpitrain.holding import Holding
 from mpitrain.nn import Model, NotFiniteError
 from mpitrain.optim import Optimizer
 from mpitrain.parallel import (
-    EXACT_SUMS,
-    Compression,
     DataParallel,
-    ExactGradients,
     Routes,
-    TiedWeights,
-    kept_bucket,
-    passing_bucket,
-    sum_by,
-    sum_over,
     sync_batch_norm,
 )
 from mpitrain.program import (
-    PLAIN_SUMS,
     Action,
     Compute,
     Crossings,
@@ -63,9 +53,6 @@ from mpitrain.program import (
 )
 from mpitrain.settings import Settings
 from mpitrain.stages import choose_stages
-
-#: Bytes of gradients in one message, where none is set and none was measured.
-BUCKET_BYTES = 1 << 22
 
 
 class Worker:
@@ -209,35 +196,21 @@ class Worker:
     def _build_handlers(self) -> None:
         """What each kind of action does on this rank."""
         place, arrays, mail = self.place, self.arrays, Mail()
-        zero, parameters = self.holding.zero, self.holding.parameters
+        zero = self.holding.zero
         self.compute = Compute(self.stages, self.model.loss, self.last_stage, mail, arrays, self.dtype, self._between)
         self.transfers = Transfers(place.links, len(self.owner), mail, arrays)
-        allreduce = Allreduce(place.dp, self.settings.allreduce, overlapped=self.settings.overlap)
-        set_bytes = int(2**20 * self.settings.bucket_mib) if self.settings.bucket_mib else None
-        bucket_bytes = set_bytes or allreduce.bucket_bytes or BUCKET_BYTES
-        exchange = zero.exchange if zero else sum_by(allreduce) if place.dp.size > 1 else None
-        self.compression = None
-        if self.settings.compression:
-            every, lossless = chain.from_iterable(parameters.values()), sum_over(place.dp)
-            compressor, shared = self.settings.compression, self.holding.shared
-            self.compression = Compression(compressor, place, every, shared=shared, lossless=lossless)
-            exchange = self.compression.exchange
-        tied = TiedWeights(place, self.holding.shared, self.holding.kept, sharded=zero is not None)
-        tie, sums = tied.tie, PLAIN_SUMS
-        if self.settings.reproducible:
-            exact = ExactGradients(place.dp, tied, parameters, self.holding.kept)
-            exchange, tie, sums = exact.exchange, exact.tie, EXACT_SUMS
+        summing = choose_summing(place, self.settings, self.holding)
+        self.compression = summing.compression
         self.update = Update(
             place.comm,
             self.compute,
             self.holding.states,
             self.holding.owned,
             self.settings.clip,
-            sums,
+            summing.sums,
             self.settings.clip_value,
             changing=self._changing,
         )
-        plain = place.dp.size > 1 and not (zero or self.compression or self.settings.reproducible)
         # Where something goes on beside computing, on any rank, all of them ask who is to move it on.
         overlapped = place.layout.widest > 1 and self.settings.overlap
         progress = choose_progress(place.comm, self.settings.progress, arrays) if overlapped else None
@@ -245,21 +218,15 @@ class Worker:
         if progress and progress.thread and place.dp.size > 1:
             self.beside = partial(ProgressThread, self._advance, arrays.activate)
         #: How gradients are summed over the replicas, in one line; `None` where there is one.
-        self.reduction = None
-        if place.dp.size > 1:
-            how = f"sums over {place.dp.size} ranks: in buckets of {bucket_bytes / 2**20:.3g} MiB"
-            how = allreduce.explain(bucket_bytes) if plain else how
-            self.reduction = f"{how}; {progress or 'after backward'}"
-        keep = partial(kept_bucket, zeros=allreduce.zeros) if plain else kept_bucket
-        make_bucket = passing_bucket if self.zero_level > 1 or (zero and self.settings.reproducible) else keep
+        self.reduction = f"{summing.how}; {progress or 'after backward'}" if place.dp.size > 1 else None
         self.replicas = DataParallel(
-            parameters,
-            exchange,
+            self.holding.parameters,
+            summing.exchange,
             arrays,
             self.dtype,
             replicas=place.dp,
-            bucket_bytes=bucket_bytes,
-            make_bucket=make_bucket,
+            bucket_bytes=summing.bucket_bytes,
+            make_bucket=summing.make_bucket,
             watch=lambda what: self.watch(what),
         )
         self.handlers: dict[Kind, Callable[[Action], None]] = {
@@ -273,7 +240,7 @@ class Worker:
             Kind.SEND_B: self.transfers.send,
             Kind.ARM: self.replicas.arm,
             Kind.REDUCE: self.replicas.reduce,
-            Kind.TIE: tie,
+            Kind.TIE: summing.tie,
             Kind.TALLY: self.update.tally,
             Kind.STEP: self.update.step,
         }

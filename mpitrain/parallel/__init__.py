@@ -14,7 +14,7 @@ from mpitrain.parallel.compression import (
     TopK,
     remembered_bytes,
 )
-from mpitrain.parallel.data import DataParallel, Exchange, sum_by, sum_over
+from mpitrain.parallel.data import DataParallel, Exchange, MakeBucket, sum_by, sum_over
 from mpitrain.parallel.partition import layer_costs, partition
 from mpitrain.parallel.pipeline import Deal, Routes, cut_for, parameters_by_stage
 from mpitrain.parallel.placement import (
@@ -49,6 +49,7 @@ __all__ = [
     "ExactGradients",
     "Exchange",
     "LayerProfile",
+    "MakeBucket",
     "Order",
     "Placement",
     "PowerSGD",

@@ -58,7 +58,7 @@ def test_pipelines_overlap_and_buckets_change_nothing(compressor, monkeypatch):
     """Two replicas, one rank each or two: the same sums, up to the rounding of a stage's matrix products."""
     one = trainer(mt.comm.local(2), compressor, dp=2, pp=1, overlap=False)
     expected = losses(one, 8)
-    monkeypatch.setattr("mpitrain.worker.BUCKET_BYTES", 600)
+    monkeypatch.setattr("mpitrain.gradients.BUCKET_BYTES", 600)
     two = trainer(mt.comm.local(4, latency=1e-4), compressor, dp=2, pp=2, schedule="1f1b")
     assert max(len(stage.buckets) for w in two.workers.values() for stage in w.replicas.stages.values()) > 2
     np.testing.assert_allclose(losses(two, 8), expected, rtol=1e-10)

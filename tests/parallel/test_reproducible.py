@@ -124,7 +124,7 @@ def test_so_do_all_schedules(schedule):
 
 
 def test_so_do_steps_without_overlap_and_with_a_bucket_a_parameter(monkeypatch):
-    monkeypatch.setattr("mpitrain.worker.BUCKET_BYTES", 1)
+    monkeypatch.setattr("mpitrain.gradients.BUCKET_BYTES", 1)
     check(mt.comm.local(4), "gpt-dropout", 2, 2, overlap=False)
     check(mt.comm.local(2), "gpt-dropout", 2, 1)
 

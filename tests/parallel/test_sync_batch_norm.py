@@ -182,7 +182,7 @@ def test_replicas_are_one_rank_with_as_many_microbatches(name):
 @pytest.mark.mpi([2, 4], timeout=90)
 def test_buckets_and_moments_do_not_meet_over_mpi(world, monkeypatch):
     """A bucket for every parameter, so that sums are under way in every layer's backward pass."""
-    monkeypatch.setattr("mpitrain.worker.BUCKET_BYTES", 1)
+    monkeypatch.setattr("mpitrain.gradients.BUCKET_BYTES", 1)
     world.run(check_against_torch)
     for layout, batch, microbatches in LAYOUTS.values():
         if layout.size == world.size:
