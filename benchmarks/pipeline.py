@@ -28,6 +28,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from pipeline_torch import TORCH, join_torch, torch_pass
 from report import report
 
 from mpitrain.arrays import Array, Arrays, keep_freed_pages
@@ -64,16 +65,6 @@ PAYLOAD = 1 << 18
 #: Layers that a stage stands for: between two of them messages move on, as in a stage of so many.
 LAYERS = 4
 AUTOMATIC = "automatic"
-#: torch's class of each schedule that both sides have.
-TORCH = {
-    "gpipe": "ScheduleGPipe",
-    "1f1b": "Schedule1F1B",
-    "interleaved": "ScheduleInterleaved1F1B",
-    "looped_bfs": "ScheduleLoopedBFS",
-    "zb_h1": "ScheduleInterleavedZeroBubble",
-    "zb_v": "ScheduleZBVZeroBubble",
-    "dualpipe_v": "ScheduleDualPipeV",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -364,88 +355,18 @@ def executor(
     return run
 
 
-def join_torch(comm: Communicator, folder: Path) -> None:
-    """Make the ranks a process group of torch over gloo."""
-    import torch
-    from torch import distributed
-
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=comm.rank, world_size=comm.size)
-
-
 def torch_side(comm: Communicator, case: Case) -> Pass:
     """This rank's part of the case by torch.distributed.pipelining."""
-    import torch
-    from torch.distributed import pipelining
-
     scale = [1.0]
 
     def pause(part: int) -> None:
         sleep(case.seconds[part] * scale[0])
 
-    class Input(torch.autograd.Function):
-        """The input's way through the layer: forward, and the gradient of the input."""
-
-        @staticmethod
-        def forward(ctx, x):  # type: ignore[no-untyped-def]  # torch's signature
-            pause(0)
-            return x.data  # no copy, and no view: torch detaches outputs in place
-
-        @staticmethod
-        def backward(ctx, dy):  # type: ignore[no-untyped-def]
-            pause(1)
-            return dy
-
-    class Weight(torch.autograd.Function):
-        """The weight's way, apart, so that torch can take the gradient of the weight by itself."""
-
-        @staticmethod
-        def forward(ctx, weight):  # type: ignore[no-untyped-def]
-            return weight.data
-
-        @staticmethod
-        def backward(ctx, dy):  # type: ignore[no-untyped-def]
-            pause(2)
-            return dy
-
-    class Joined(torch.autograd.Function):
-        """Where the two meet; torch runs its backward once for the input and once for the weight."""
-
-        @staticmethod
-        def forward(ctx, x, weight):  # type: ignore[no-untyped-def]
-            return x.data  # no copy, and no view: torch detaches outputs in place
-
-        @staticmethod
-        def backward(ctx, dy):  # type: ignore[no-untyped-def]
-            return dy, dy.view(-1)[:1]
-
-    class Layer(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(1))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            # the first stage's input has no gradient of its own; its backward takes as long as the others' all the same
-            x = x if x.requires_grad else x.detach().requires_grad_()
-            return Joined.apply(Input.apply(x), Weight.apply(self.weight))
-
-    stages = [
-        pipelining.PipelineStage(Layer(), stage, len(case.owner), torch.device("cpu"))
-        for stage, rank in sorted(case.owner.items())
-        if rank == comm.rank
-    ]
-    single = len(stages) == 1 and case.schedule in ("gpipe", "1f1b")
-    make = getattr(pipelining.schedules, TORCH[case.schedule])
-    schedule = make(
-        stages[0] if single else stages, case.microbatches, loss_fn=lambda y, target: y.view(-1)[0] + 0, scale_grads=False
-    )
-    inputs = (torch.ones(case.microbatches, PAYLOAD),) if case.owner[0] == comm.rank else ()
-    last = case.owner[len(case.owner) - 1] == comm.rank
-    target = torch.zeros(case.microbatches) if last else None
+    run_pass = torch_pass(comm.rank, case.owner, case.schedule, case.microbatches, PAYLOAD, pause)
 
     def run(times: float) -> None:
         scale[0] = times
-        schedule.step(*inputs, target=target, losses=[] if last else None, return_outputs=False)
+        run_pass()
 
     return run
 

@@ -104,7 +104,8 @@ class Transfers:
     def begin(self, actions: Sequence[Action], route: Route, crossings: Crossings) -> None:
         """Start a program.  `crossings` is what the ranks remember of one like it, or empty on all of them; it is filled in.
 
-        Where all three are the same objects as in the step before, nothing is worked out again.
+        Where all three are the same objects as in the step before, nothing is worked out again: ranks that forget what crosses
+        pass a new, empty one.
         """
         assert not self.posted, "the step before has ended"
         if actions is not self.actions or route is not self.route or crossings is not self.crossings:
