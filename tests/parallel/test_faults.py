@@ -51,16 +51,29 @@ class Scaled(mt.nn.Module):
         return Scale(self)(x, weights=[self.weight])
 
 
+class Late:
+    """A request that takes its time, once it is waited for."""
+
+    slept = False
+
+    def done(self):
+        return self.slept
+
+    def wait(self):
+        time.sleep(1.0)
+        self.slept = True
+
+
 def skip(rank_1):
-    """Leave out one bucket, as a rank with another graph would."""
+    """Leave out one bucket, as a rank with another graph would; slowly, so that the other one loses its patience first."""
     (stage,) = rank_1.replicas.stages.values()
     sum_over_replicas = stage.exchange
 
     def exchange(bucket):
         if bucket is not stage.buckets[2]:
             return sum_over_replicas(bucket)
-            time.sleep(1.5)  # so that the other rank is the first to lose its patience
-        return iter(())
+        time.sleep(1.0)
+        return iter((Late(),))
 
     stage.exchange = exchange
 
