@@ -88,7 +88,7 @@ def _run(algorithm: Callable[..., Collective], *arguments: object) -> None:
 
 
 def least_seconds(comm: Communicator, call: Callable[[], object]) -> float:
-    """The least seconds of the last third of some calls, each on its slowest rank.  Collective.
+    """The least seconds of the last two thirds of some calls, each on its slowest rank.  Collective.
 
     The first ones may be served from what a network that limits its rate had saved up (a token bucket's burst).
     """
@@ -101,4 +101,4 @@ def least_seconds(comm: Communicator, call: Callable[[], object]) -> float:
         elapsed = np.array([time.perf_counter() - begin])
         comm.allreduce(elapsed, Reduction.MAX)  # and nobody begins the next before all are done
         found.append(float(elapsed[0]))
-    return min(found[-max(2, len(found) // 3) :])
+    return min(found[len(found) // 3 :])
