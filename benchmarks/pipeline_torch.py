@@ -87,6 +87,20 @@ def torch_pass(
             x = x if x.requires_grad else x.detach().requires_grad_()
             return Joined.apply(Input.apply(x), Weight.apply(self.weight))
 
+    gradient = torch.zeros(1, payload)
+    gradient[0, 0] = 1
+
+    class First(torch.autograd.Function):
+        """The first element, for a loss that takes no time: its gradient is at hand."""
+
+        @staticmethod
+        def forward(ctx, y):  # type: ignore[no-untyped-def]
+            return y.view(-1)[0].clone()
+
+        @staticmethod
+        def backward(ctx, dy):  # type: ignore[no-untyped-def]
+            return gradient
+
     stages = [
         pipelining.PipelineStage(Layer(), stage, len(owner), torch.device("cpu"))
         for stage, home in sorted(owner.items())
@@ -94,7 +108,7 @@ def torch_pass(
     ]
     single = len(stages) == 1 and schedule in ("gpipe", "1f1b")
     make = getattr(pipelining.schedules, TORCH[schedule])
-    runs = make(stages[0] if single else stages, microbatches, loss_fn=lambda y, target: y.view(-1)[0] + 0, scale_grads=False)
+    runs = make(stages[0] if single else stages, microbatches, loss_fn=lambda y, target: First.apply(y), scale_grads=False)
     inputs = (torch.ones(microbatches, payload),) if owner[0] == rank else ()
     last = owner[len(owner) - 1] == rank
     target = torch.zeros(microbatches) if last else None
