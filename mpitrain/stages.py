@@ -10,17 +10,16 @@ from math import inf
 
 import numpy as np
 
-from mpitrain.arrays import Arrays
+from mpitrain.arrays import Arrays, float_dtype
 from mpitrain.comm import Place
 from mpitrain.comm.probe import measure_message
 from mpitrain.data import Dataset
-from mpitrain.nn import Model
+from mpitrain.nn import Model, Module
 from mpitrain.optim import Optimizer
 from mpitrain.parallel import (
     LayerProfile,
     Order,
     Placement,
-    Stages,
     kept_bytes,
     no_time,
     place_by_hand,
@@ -29,7 +28,8 @@ from mpitrain.parallel import (
     profile_layers,
     search,
 )
-from mpitrain.program import Schedule, ScheduleFunction, Search, owners
+from mpitrain.program import Schedule, Search, owners
+from mpitrain.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,34 +44,36 @@ class Chosen:
 
 
 def choose_stages(
-    stages: Stages,
-    model: Model,
-    schedule: ScheduleFunction,
-    place: Place,
-    data: Dataset,
-    microbatches: int,
-    rows: int,
-    arrays: Arrays,
-    dtype: np.dtype,
-    *,
-    optimizer: Optimizer,
-    zero: int,
-    memory_gib: float | None,
+    settings: Settings, model: Model, optimizer: Optimizer, place: Place, data: Dataset, arrays: Arrays
 ) -> Chosen:
-    """Stages and order of `microbatches` of `rows` samples each; collective with stages = "auto" or a search for the order.
+    """What `settings` ask for; collective with stages = "auto" or a search for the order.
 
     `ValueError` where the model cannot be cut so, or memory does not suffice.
     """
-    base = schedule(place.layout.pp, microbatches)
+    stages, schedule, dtype = settings.stages, settings.schedule, float_dtype(settings.dtype)
+    base = schedule(place.layout.pp, settings.microbatches)
     widths = [place.layout.widths[pp] for _, pp in sorted(owners(base).items())]
-    searches, limit = isinstance(schedule, Search), None if memory_gib is None else memory_gib * 2**30
+    searches, limit = isinstance(schedule, Search), settings.memory_gib and settings.memory_gib * 2**30
     profile: list[LayerProfile] = []
     if stages == "auto" or searches:
+        rows = -(-settings.batch // (place.layout.widest * settings.microbatches))
         inputs, targets = data.batch(np.arange(rows, dtype=np.int64) % len(data))
         profile = profile_layers(place.comm, model, inputs, targets, arrays, dtype)
-    kept = [kept_bytes(model, dtype.itemsize, len(optimizer.slots), width, zero) for width in widths]
+
+    def kept(layer: Module, replicas: int) -> float:
+        return kept_bytes(
+            layer.parameters(),
+            dtype,
+            slots=len(optimizer.slots),
+            replicas=replicas,
+            zero=settings.zero,
+            compression=settings.compression,
+            reproducible=settings.reproducible,
+        ).total
+
+    fixed = [[kept(layer, width) for layer in model.layers] for width in widths]
     if stages == "auto":
-        placement = place_by_time(profile, base, kept, inf if limit is None else limit, widths)
+        placement = place_by_time(profile, base, fixed, inf if limit is None else limit, widths)
     elif isinstance(stages, str):
         placement = place_by_parameters(model, widths)
     else:
@@ -80,5 +82,5 @@ def choose_stages(
         return Chosen(placement=placement, schedule=base, order=None)
     # Ranks of neighbouring stages stand so far apart in the job.
     message = measure_message(place.comm, place.layout.widest) if place.comm.timed and place.layout.pp > 1 else no_time
-    order = search(base, placement.ranges, profile, kept, limit, widths, message)
+    order = search(base, placement.ranges, profile, fixed, limit, widths, message)
     return Chosen(placement=placement, schedule=order.schedule, order=order)

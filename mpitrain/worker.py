@@ -82,11 +82,7 @@ class Worker:
         #: Called around each action, to name one that never returns.
         self.watch: Watch = nullcontext
         self.measured: list[Measured] = []
-        chosen = choose_stages(
-            settings.stages, model, settings.schedule, place, data, settings.microbatches,
-            -(-settings.batch // (place.layout.widest * settings.microbatches)), arrays, self.dtype,
-            optimizer=optimizer, zero=settings.zero, memory_gib=settings.memory_gib,
-        )  # fmt: skip
+        chosen = choose_stages(settings, model, optimizer, place, data, arrays)
         #: Which layers make which stage, and how the order was found, if it was searched for.
         self.placement, self.order = chosen.placement, chosen.order
         # Where weights come and go stage by stage, each layer is one.

@@ -12,23 +12,22 @@ from mpitrain.parallel.compression import (
     Remembered,
     Sign,
     TopK,
-    remembered_bytes,
 )
 from mpitrain.parallel.data import DataParallel, Exchange, MakeBucket, sum_by, sum_over
+from mpitrain.parallel.memory import Kept, kept_bytes
 from mpitrain.parallel.partition import layer_costs, partition
 from mpitrain.parallel.pipeline import Deal, Routes, cut_for, parameters_by_stage
 from mpitrain.parallel.placement import (
     Placement,
     Stages,
     check_stages,
-    kept_bytes,
     place_by_hand,
     place_by_parameters,
     place_by_time,
 )
 from mpitrain.parallel.profile import LayerProfile, profile_layers
 from mpitrain.parallel.replicas import check_start, check_weights, checksum
-from mpitrain.parallel.reproducible import EXACT_BYTES, EXACT_SUMS, ExactGradients
+from mpitrain.parallel.reproducible import EXACT_SUMS, ExactGradients
 from mpitrain.parallel.rows import shard_of
 from mpitrain.parallel.search import Order, no_time, search, stage_costs
 from mpitrain.parallel.sync_batch_norm import SyncBatchNorm2d, sync_batch_norm
@@ -38,7 +37,6 @@ from mpitrain.parallel.zero import Zero
 __all__ = [
     "DGC",
     "EF21",
-    "EXACT_BYTES",
     "EXACT_SUMS",
     "Bucket",
     "Cast",
@@ -48,6 +46,7 @@ __all__ = [
     "Deal",
     "ExactGradients",
     "Exchange",
+    "Kept",
     "LayerProfile",
     "MakeBucket",
     "Order",
@@ -79,7 +78,6 @@ __all__ = [
     "place_by_parameters",
     "place_by_time",
     "profile_layers",
-    "remembered_bytes",
     "search",
     "shard_of",
     "stage_costs",

@@ -79,15 +79,6 @@ def place_by_hand(model: Model, layers: Sequence[int], widths: Sequence[int]) ->
     return Placement(ranges=ranges, costs=_sizes(model), widths=widths, unit="parameters", by="hand")
 
 
-def kept_bytes(model: Model, itemsize: int, slots: int, replicas: int, zero: int) -> list[float]:
-    """The bytes that each layer takes on a rank beside activations, with `slots` numbers of the optimizer a weight.
-
-    What ZeRO shares out among `replicas` counts by the part that a replica keeps.
-    """
-    weights, gradients, state = (1 / replicas if zero >= level else 1.0 for level in (3, 2, 1))
-    return [itemsize * (weights + gradients + slots * state) * size for size in _sizes(model)]
-
-
 def place_by_time(
     profile: Sequence[LayerProfile],
     schedule: Schedule,

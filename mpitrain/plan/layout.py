@@ -6,7 +6,8 @@ Invariant: stages, parameters, schedule and peak are computed by the code that t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import partial
 
 import numpy as np
 
@@ -15,8 +16,8 @@ from mpitrain.comm import Layout
 from mpitrain.nn import Model
 from mpitrain.optim import Optimizer
 from mpitrain.parallel import (
-    EXACT_BYTES,
     Compressor,
+    Kept,
     LayerProfile,
     Stages,
     cut_for,
@@ -26,7 +27,6 @@ from mpitrain.parallel import (
     parameters_by_stage,
     place_by_hand,
     place_by_parameters,
-    remembered_bytes,
     search,
     stage_costs,
 )
@@ -42,11 +42,7 @@ class RankPlan:
     ranks: tuple[int, ...]
     layers: tuple[tuple[int, int], ...]
     parameters: int
-    weights: int
-    gradients: int
-    optimizer: int
-    #: What a compressor remembers, or the exact totals of a reproducible run.
-    exchange: int
+    kept: Kept
     #: Most microbatches that wait for their backward at once, and what they keep.
     held: int
     activations: int
@@ -54,7 +50,7 @@ class RankPlan:
     @property
     def total(self) -> int:
         """Bytes in all."""
-        return self.weights + self.gradients + self.optimizer + self.exchange + self.activations
+        return self.kept.total + self.activations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +84,7 @@ class Plan:
             "total",
         ]
         rows = [[str(p.pp), _spans(p.ranks), _layers(p.layers), f"{p.parameters:,}",
-                 *map(_mib, (p.weights, p.gradients, p.optimizer, p.exchange)), f"{_mib(p.activations)} ({p.held} held)",
+                 *map(_mib, astuple(p.kept)), f"{_mib(p.activations)} ({p.held} held)",
                  _mib(p.total)] for p in self.ranks]  # fmt: skip
         widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
         table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [columns, *rows]]
@@ -114,6 +110,14 @@ def plan(
     ranges = (place_by_parameters(model, widths) if isinstance(stages, str) else place_by_hand(model, stages, widths)).ranges
     if stages == "auto":
         notes.append("stages: a run chooses them at its start by measured time; here they are by parameters")
+    kept = partial(
+        kept_bytes,
+        dtype=float_dtype(dtype),
+        slots=len(optimizer.slots),
+        zero=zero,
+        compression=compression,
+        reproducible=reproducible,
+    )
     width, rows = float_dtype(dtype).itemsize, -(-batch // microbatches)
     saved = [size * width // 4 for size in saved_bytes(model, sample)]
     profile = [
@@ -121,34 +125,23 @@ def plan(
         for cost, size in zip(costs, saved, strict=True)
     ]
     if isinstance(schedule, Search):
-        kept = [kept_bytes(model, width, len(optimizer.slots), replicas, zero) for replicas in widths]
+        fixed = [[kept(layer.parameters(), replicas=replicas).total for layer in model.layers] for replicas in widths]
         limit = None if memory_gib is None else memory_gib * 2**30
-        actions = search(actions, ranges, profile, kept, limit, widths, no_time).schedule
+        actions = search(actions, ranges, profile, fixed, limit, widths, no_time).schedule
         notes.append("order: a run searches for it at its start by measured times; here by parameters, B twice F")
     timeline = simulate(add_transfers(actions), stage_costs(profile, ranges, widths, no_time))
-
-    def shared(size: int, level: int, replicas: int) -> int:
-        """What a replica holds of `size` bytes that are shared out from ZeRO's `level` on."""
-        return size // replicas if zero >= level else size
-
     ranks = []
     for pp, replicas in enumerate(layout.widths):
         mine = [ranges[stage] for stage in sorted(owner) if owner[stage] == pp]
         held = [p for found in parameters_by_stage(cut_for(model, ranges, owner, pp)).values() for p in found]
-        size = sum(p.size for p in held)
-        exchange = remembered_bytes(compression, held, replicas, float_dtype(dtype)) if compression else 0
-        exchange += EXACT_BYTES * size if reproducible else 0
         activations = sum(sum(saved[start:stop]) for start, stop in mine) // len(mine)
         ranks.append(
             RankPlan(
                 pp=pp,
                 ranks=layout.replicas(pp),
                 layers=tuple(mine),
-                parameters=size,
-                weights=shared(size * width, 3, replicas),
-                gradients=shared(size * width, 1 if reproducible else 2, replicas),
-                optimizer=shared(size * width * len(optimizer.slots), 1, replicas),
-                exchange=exchange,
+                parameters=sum(p.size for p in held),
+                kept=kept(held, replicas=replicas),
                 held=timeline.peak_activations[pp],
                 activations=activations * -(-rows // replicas) * timeline.peak_activations[pp],
             )
