@@ -21,11 +21,12 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pipeline_torch import TORCH, join_torch, torch_pass
@@ -164,59 +165,72 @@ def as_rank(comm: Communicator, args: argparse.Namespace) -> None:
     keep_freed_pages()  # as in training
     if args.peer:
         join_torch(comm, args.rank_of)
-    rows = []
-    for name, sleeps, microbatches in sizes(args):
-        file = automatic_file(args.rank_of, sleeps, microbatches)
-        schedule = partial(custom, file=file) if name == AUTOMATIC else SCHEDULES[name]
-        order = schedule(comm.size, microbatches)
-        chunks = len(owners(order)) // comm.size
-        unit = chunks * (1e4 if args.quick else 1e3)
-        forward, input_grad, weight_grad = (ms / unit for ms in SLEEPS[sleeps])
-        case = Case(
-            ranks=comm.size,
-            schedule=name,
-            sleeps=sleeps,
-            microbatches=microbatches,
-            order=order,
-            seconds=(forward, input_grad, weight_grad),
-        )
-        sides = {"ours": ours(comm, case)}
-        # torch's DualPipeV asks for as many microbatches as stages
-        if args.peer and name in TORCH and (name != "dualpipe_v" or microbatches >= 2 * comm.size):
-            sides["torch"] = torch_side(comm, case)
-        measured = take_turns(comm, list(sides.values()), 1 if args.quick else args.rounds)
-        makespans = dict(zip(sides, map(statistics.median, measured), strict=True))
-        row = {
-            "ranks": comm.size,
-            "schedule": name,
-            "sleeps": sleeps,
-            "microbatches": microbatches,
-            "ideal ms": 1e3 * case.ideal,
-        }
-        row |= {f"{side} ms": 1e3 * seconds for side, seconds in makespans.items()}
-        row |= {f"{side}/ideal": seconds / case.ideal for side, seconds in makespans.items()}
-        if "torch" in makespans:
-            row["ours/torch"] = makespans["ours"] / makespans["torch"]
-        rows.append(row)
+    cases = [case_of(comm.size, name, sleeps, microbatches, args) for name, sleeps, microbatches in sizes(args)]
+    measured: list[dict[str, list[float]]] = [{} for _ in cases]
+    # Round by round through all cases: what else the machine does for some seconds strikes a case once.
+    for number in range(1 if args.quick else args.rounds):
+        for case, found in zip(cases, measured, strict=True):
+            sides = {"ours": ours(comm, case)}
+            # torch's DualPipeV asks for as many microbatches as stages
+            if args.peer and case.schedule in TORCH and (case.schedule != "dualpipe_v" or case.microbatches >= 2 * comm.size):
+                sides["torch"] = torch_side(comm, case)
+            for side, seconds in zip(sides, take_turns(comm, list(sides.values()), number), strict=True):
+                found.setdefault(side, []).append(seconds)
+    rows = [
+        row_of(case, {side: statistics.median(seconds) for side, seconds in found.items()})
+        for case, found in zip(cases, measured, strict=True)
+    ]
     if comm.rank == 0:
         (args.rank_of / "rows.json").write_text(json.dumps(rows))
 
 
-def take_turns(comm: Communicator, sides: Sequence[Pass], rounds: int) -> list[list[float]]:
-    """Makespans of each side, the same on every rank, after a pass without sleeps in which each makes what it keeps."""
-    for side in sides:
+def case_of(ranks: int, name: str, sleeps: str, microbatches: int, args: argparse.Namespace) -> Case:
+    """A case of those that the command line asks for."""
+    file = automatic_file(args.rank_of, sleeps, microbatches)
+    schedule = partial(custom, file=file) if name == AUTOMATIC else SCHEDULES[name]
+    order = schedule(ranks, microbatches)
+    unit = len(owners(order)) // ranks * (1e4 if args.quick else 1e3)
+    forward, input_grad, weight_grad = (ms / unit for ms in SLEEPS[sleeps])
+    return Case(
+        ranks=ranks,
+        schedule=name,
+        sleeps=sleeps,
+        microbatches=microbatches,
+        order=order,
+        seconds=(forward, input_grad, weight_grad),
+    )
+
+
+def row_of(case: Case, makespans: Mapping[str, float]) -> dict[str, Any]:
+    """A line of the table, from each side's makespan in seconds."""
+    row: dict[str, Any] = {
+        "ranks": case.ranks,
+        "schedule": case.schedule,
+        "sleeps": case.sleeps,
+        "microbatches": case.microbatches,
+        "ideal ms": 1e3 * case.ideal,
+    }
+    row |= {f"{side} ms": 1e3 * seconds for side, seconds in makespans.items()}
+    row |= {f"{side}/ideal": seconds / case.ideal for side, seconds in makespans.items()}
+    if "torch" in makespans:
+        row["ours/torch"] = makespans["ours"] / makespans["torch"]
+    return row
+
+
+def take_turns(comm: Communicator, sides: Sequence[Pass], number: int) -> list[float]:
+    """Each side's makespan in round `number`, the same on every rank, after two passes without sleeps for what it keeps."""
+    for side in (*sides, *sides):
         comm.barrier()
         side(0.0)
-    found: list[list[float]] = [[] for _ in sides]
-    for number in range(rounds):
-        for i in ((number + k) % len(sides) for k in range(len(sides))):
-            start = np.array([time.perf_counter() + 0.02])
-            comm.allreduce(start, Reduction.MAX)
-            sleep(start[0] - time.perf_counter())
-            sides[i](1.0)
-            end = np.array([time.perf_counter()])
-            comm.allreduce(end, Reduction.MAX)
-            found[i].append(float(end[0] - start[0]))
+    found = [0.0 for _ in sides]
+    for i in ((number + k) % len(sides) for k in range(len(sides))):
+        start = np.array([time.perf_counter() + 0.02])
+        comm.allreduce(start, Reduction.MAX)
+        sleep(start[0] - time.perf_counter())
+        sides[i](1.0)
+        end = np.array([time.perf_counter()])
+        comm.allreduce(end, Reduction.MAX)
+        found[i] = float(end[0] - start[0])
     return found
 
 
