@@ -25,9 +25,10 @@ def empty_beside(x: Array, shape: tuple[int, ...] | None = None, dtype: DTypeLik
     """An array in the memory that `x` is in, of its shape and dtype by default; its contents are undefined."""
     shape = x.shape if shape is None else shape
     dtype = np.dtype(x.dtype if dtype is None else dtype)
-    if not isinstance(x, np.ndarray):
+    nbytes = math.prod(shape) * dtype.itemsize
+    if not isinstance(x, np.ndarray) or nbytes < _LINE:
         return namespace(x).empty(shape, dtype)
-    memory = np.empty(math.prod(shape) * dtype.itemsize + _LINE, np.uint8)
+    memory = np.empty(nbytes + _LINE, np.uint8)
     return np.ndarray(shape, dtype, memory, -memory.__array_interface__["data"][0] % _LINE)
 
 

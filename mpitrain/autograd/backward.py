@@ -5,11 +5,13 @@ Invariant: `B` and `I` followed by `W` run the same calls on the same arrays, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from mpitrain.arrays import Array, empty_beside, namespace
 from mpitrain.autograd.tensor import Node, Op, Tensor
+
+T = TypeVar("T")
 
 #: Weight gradients put off: each op with the gradient that arrived at its output.
 WeightWork = list[tuple[Op, Array]]
@@ -54,17 +56,15 @@ def backward(
         if op is None or id(node) not in pending:
             continue
         dy = pending.pop(id(node))
-        with _named(op):
-            for x, dx in zip(op.inputs, op.input_grad(dy), strict=True):
-                arrive(x, dx)
+        for x, dx in zip(op.inputs, _named(op, op.input_grad, dy), strict=True):
+            arrive(x, dx)
         at_once = put_off is None and op.has_weights()
         if order or at_once:
             between()
         if not op.has_weights():
             continue
         if put_off is None:
-            with _named(op):
-                op.accumulate(dy)
+            _named(op, op.accumulate, dy)
         else:
             put_off.append((op, dy))
     return [pending.get(id(leaf.node)) for leaf in leaves]
@@ -78,17 +78,15 @@ def run_weights(work: WeightWork, between: Callable[[], None] = lambda: None) ->
     work.reverse()
     while work:
         op, dy = work.pop()
-        with _named(op):
-            op.accumulate(dy)
+        _named(op, op.accumulate, dy)
         if work:
             between()
 
 
-@contextmanager
-def _named(op: Op) -> Iterator[None]:
-    """An exception says which op's gradient it came from."""
+def _named(op: Op, gradient: Callable[[Array], T], dy: Array) -> T:
+    """`gradient(dy)`; an exception says which op's gradient it came from."""
     try:
-        yield
+        return gradient(dy)
     except Exception as error:
         weights = f" of {', '.join(map(repr, op.weights))}" if op.weights else ""
         error.add_note(f"in the gradient of {type(op).__name__}{weights}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -31,6 +31,9 @@ class Kind(Enum):
     TALLY = "TALLY"  #: add up loss, count and gradient norm over all ranks
     STEP = "STEP"  #: update the stage's weights
 
+    #: There is one of each, and a table is asked for it at every action: `Enum` would hash its name anew, in Python.
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class Action:
@@ -39,15 +42,15 @@ class Action:
     kind: Kind
     stage: int
     microbatch: int | None = None
+    #: For a person: `2F0: F of stage 2, microbatch 0`.
+    sentence: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        of = "" if self.microbatch is None else f", microbatch {self.microbatch}"
+        object.__setattr__(self, "sentence", f"{self}: {self.kind.value} of stage {self.stage}{of}")
 
     def __str__(self) -> str:
         return f"{self.stage}{self.kind.value}{'' if self.microbatch is None else self.microbatch}"
-
-    def sentence(self) -> str:
-        """For a person: `2F0: F of stage 2, microbatch 0`."""
-        return f"{self}: {self.kind.value} of stage {self.stage}" + (
-            "" if self.microbatch is None else f", microbatch {self.microbatch}"
-        )
 
     @staticmethod
     def parse(text: str) -> Action:

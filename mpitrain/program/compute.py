@@ -48,6 +48,8 @@ class Compute:
         self.arrays, self.dtype = arrays, dtype
         self.context, self.kernels = Context(), kernels_for(arrays, dtype)
         self.microbatches: Sequence[Microbatch] = ()
+        #: What holds for each.
+        self.contexts: list[Context] = []
         self.live: dict[Slot, tuple[list[Tensor], list[Tensor]]] = {}
         self.put_off: dict[Slot, WeightWork] = {}
         self.losses: list[Array] = []
@@ -57,6 +59,7 @@ class Compute:
     def begin(self, microbatches: Sequence[Microbatch], context: Context) -> None:
         """Start a program over `microbatches` in `context`; forget what a program before it left."""
         self.microbatches, self.context = microbatches, replace(context, kernels=self.kernels)
+        self.contexts = [replace(self.context, samples=microbatch.samples) for microbatch in microbatches]
         for left in (self.live, self.put_off, self.losses, self.outputs, self.mail.inputs, self.mail.grads):
             left.clear()
         self.count = self.correct = 0.0
@@ -69,8 +72,7 @@ class Compute:
     def forward(self, action: Action) -> None:
         """F: run the stage; on the last one, the loss too."""
         stage, i = slot = _slot(action)
-        microbatch = self.microbatches[i]
-        context = replace(self.context, samples=microbatch.samples)
+        microbatch, context = self.microbatches[i], self.contexts[i]
         wants = context.record and stage > 0
         inputs = [Tensor(x, context=context, needs_grad=wants and _is_real(x)) for x in self.mail.inputs.pop(slot)]
         y: Any = inputs[0] if len(inputs) == 1 else tuple(inputs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mpitrain.program.action import Action, Kind
 
@@ -19,8 +19,7 @@ Handlers = Mapping[Kind, Callable[[Action], None]]
 Watch = Callable[[str], AbstractContextManager[object]]
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(NamedTuple):
     """An action with the seconds at which it began and ended, on the clock of `time.perf_counter`."""
 
     action: Action
@@ -32,14 +31,13 @@ def execute(actions: Sequence[Action], handlers: Handlers, watch: Watch, between
     """Do `actions`, calling `between` after each to move on what is under way; an exception says which one it came from."""
     measured = []
     for action in actions:
-        name = action.sentence()
         begin = time.perf_counter()
         try:
-            with watch(name):
+            with watch(action.sentence):
                 handlers[action.kind](action)
             measured.append(Measured(action, begin, time.perf_counter()))
             between()
         except Exception as error:
-            error.add_note(f"in action {name}")
+            error.add_note(f"in action {action.sentence}")
             raise
     return measured
