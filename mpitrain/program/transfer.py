@@ -36,8 +36,8 @@ _MESSAGES = {Kind.SEND_F: (0, +1), Kind.RECV_F: (0, 0), Kind.SEND_B: (1, -1), Ki
 #: ... and the offset of the stage at the other end.
 _OTHER_END = {Kind.SEND_F: +1, Kind.RECV_F: -1, Kind.SEND_B: -1, Kind.RECV_B: +1}
 
-#: Least seconds between two questions about how far messages are.
-_PAUSE_S = 2e-3
+#: The most of a rank's time that goes into asking for messages that have not come.
+_SHARE = 0.02
 
 
 def tag_of(action: Action, stages: int, part: int = MAX_PARTS) -> int:
@@ -91,8 +91,8 @@ class Transfers:
         self.coming: deque[Action] = deque()
         self.posted: dict[Action, tuple[list[Request], Parts]] = {}
         self.sending: deque[tuple[Request, Array]] = deque()
-        #: When `advance` last asked.
-        self.asked = 0.0
+        #: Until when `advance` asks for nothing.
+        self.resting = 0.0
         self.actions: Sequence[Action] = ()
         self.route: Route = lambda stage, microbatch: ()
         self.crossings: Crossings = {}
@@ -150,27 +150,29 @@ class Transfers:
             self._send(parts[message.part][piece.start : piece.stop], piece.peer, message.tag)
 
     def advance(self) -> None:
-        """Let messages move on, without waiting: MPI takes them further only while it is asked.
-
-        Asked for what has not come, it may give the core away, so it is asked now and then and not after every op.
-        """
-        now = time.perf_counter()
-        if now < self.asked + _PAUSE_S:
+        """Let messages move on, without waiting: MPI takes them further only while it is asked."""
+        if time.perf_counter() < self.resting:
             return
-        self.asked = now
-        while self.sending:
-            if not self.sending[0][0].done():
-                return
+        while self.sending and self._has(self.sending[0][0]):
             self.sending.popleft()
-        for requests, _ in self.posted.values():
-            for request in requests:
-                if not request.done():
-                    return
+        if not self.sending:
+            all(self._has(request) for requests, _ in self.posted.values() for request in requests)
 
     def end(self) -> None:
         """Wait until everything that was sent has left."""
         while self.sending:
             self.sending.popleft()[0].wait()
+
+    def _has(self, request: Request) -> bool:
+        """Whether `request` has completed.  If not, asking rests: the longer it took, since MPI may have given the core away,
+        the longer.
+        """
+        begin = time.perf_counter()
+        if request.done():
+            return True
+        end = time.perf_counter()
+        self.resting = end + (end - begin) / _SHARE
+        return False
 
     def _send(self, x: Array, peer: int, tag: int) -> None:
         self.sending.append((self.comm.isend(x, peer, tag), x))
