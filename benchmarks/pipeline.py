@@ -5,7 +5,8 @@ that training goes through (ours: `Compute`, `Transfers`, `execute`; torch's: it
 only sleeps, so more ranks than cores disturb each other as little as the machine allows, and all time over the ideal is what
 an engine costs: messages, waiting, Python.  The ideal is the schedule's own order, simulated with the same sleeps and messages
 that take no time.  With two chunks a rank, each chunk sleeps half as long.  Makespans run from a start that all ranks agree on
-to the end of the last rank, on the machine's one clock, and are medians over the rounds.
+to the end of the last rank, on the machine's one clock, and are medians over the rounds.  The cores are kept awake, unless
+`--let-idle` is given.
 
 torch's zero-bubble schedules put off the whole backward pass of the first stage to the time of its weights; the sleeps add up
 to the same.  ScheduleInterleavedZeroBubble with one stage a rank is its ZB-H1.
@@ -29,31 +30,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pipeline_pass import executor
 from pipeline_torch import TORCH, join_torch, torch_pass
 from report import report
+from sleeping import SleepingLayer, awake, sleep
 
-from mpitrain.arrays import Array, Arrays, keep_freed_pages
-from mpitrain.autograd import Context, Op, Tensor
+from mpitrain.arrays import keep_freed_pages
 from mpitrain.comm import Communicator, Reduction, launch
 from mpitrain.comm.start import world
-from mpitrain.nn import Module, Parameter, Sequential
-from mpitrain.nn.init import ZEROS
 from mpitrain.program import (
     SCHEDULES,
-    Compute,
     Costs,
-    Crossings,
-    Kind,
-    Mail,
-    Microbatch,
-    Piece,
     Program,
     Schedule,
-    Transfers,
     add_transfers,
     automatic,
     custom,
-    execute,
     owners,
     simulate,
 )
@@ -63,8 +55,6 @@ SLEEPS = {"20/20/20": (20, 20, 20), "20/20/10": (20, 20, 10), "10/25/15": (10, 2
 RANKS, MICROBATCHES = (4, 8), (8, 16, 32)
 #: Elements of float32 that cross between two stages: 1 MiB.
 PAYLOAD = 1 << 18
-#: Layers that a stage stands for: between two of them messages move on, as in a stage of so many.
-LAYERS = 4
 AUTOMATIC = "automatic"
 
 
@@ -109,7 +99,8 @@ def main() -> None:
     parser.add_argument("--microbatches", type=int, action="append", help=f"by default {MICROBATCHES}")
     parser.add_argument("--schedule", choices=[*SCHEDULES, AUTOMATIC], action="append", help="by default all")
     parser.add_argument("--sleeps", choices=list(SLEEPS), action="append", help="by default all")
-    parser.add_argument("--rounds", type=int, default=3, help="timed passes of each case")
+    parser.add_argument("--rounds", type=int, default=5, help="timed passes of each case")
+    parser.add_argument("--let-idle", action="store_true", help="let idle cores sleep, and come back late and cold")
     parser.add_argument("--json", type=Path, help="file to write the result to")
     parser.add_argument("--quick", action="store_true", help="2 ranks, 4 microbatches, a tenth of the sleeps, one round")
     parser.add_argument("--rank-of", type=Path, help=argparse.SUPPRESS)
@@ -124,7 +115,9 @@ def main() -> None:
     for ranks in args.ranks or ((2,) if args.quick else RANKS):
         with tempfile.TemporaryDirectory(prefix="mpitrain-benchmark-") as folder:
             write_automatic(Path(folder), ranks, args)
-            if code := launch(ranks, [__file__, *sys.argv[1:], "--rank-of", folder]):
+            with nullcontext() if args.let_idle else awake():
+                code = launch(ranks, [__file__, *sys.argv[1:], "--rank-of", folder])
+            if code:
                 sys.exit(code)
             rows += json.loads(Path(folder, "rows.json").read_text())
     headline = {
@@ -234,141 +227,15 @@ def take_turns(comm: Communicator, sides: Sequence[Pass], number: int) -> list[f
     return found
 
 
-def sleep(seconds: float, between: Callable[[], None] = lambda: None, parts: int = 1) -> None:
-    """Sleep until a deadline: a virtual machine ends a sleep up to 200 microseconds late, so this one ends that much before it.
-
-    The process's timer slack stays as it is: with less, MPI's own naps between two looks become a spin that takes the cores.
-    `between` is called between the `parts` of the sleep.
-    """
-    begin = time.perf_counter()
-    deadline = begin + seconds
-    for part in range(1, parts):
-        time.sleep(max(0.0, begin + seconds * part / parts - time.perf_counter()))
-        between()
-    time.sleep(max(0.0, deadline - time.perf_counter() - 2e-4))
-    while time.perf_counter() < deadline:
-        pass
-
-
-class Sleeping(Op):
-    """Takes time and hands on what it was given."""
-
-    def __init__(self, seconds: Sequence[float], scale: Sequence[float], between: Callable[[], None]) -> None:
-        self.seconds, self.scale, self.between = seconds, scale, between
-
-    def forward(self, x: Array, weight: Array) -> Array:
-        """`x`, later."""
-        self._sleep(0)
-        return x
-
-    def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
-        """`dy`, later."""
-        self._sleep(1)
-        return (dy,)
-
-    def weight_grad(self, dy: Array, *out: Array) -> None:
-        """Zero, later."""
-        self._sleep(2)
-        out[0].fill(0)
-
-    def _sleep(self, part: int) -> None:
-        sleep(self.seconds[part] * self.scale[0], self.between, LAYERS)
-
-
-class SleepingLayer(Module):
-    """A layer of one weight that sleeps in each of its passes, `scale[0]` times `seconds`."""
-
-    def __init__(self, seconds: Sequence[float], scale: Sequence[float], between: Callable[[], None]) -> None:
-        self.weight = Parameter((1,), ZEROS)
-        self.seconds, self.scale, self.between = seconds, scale, between
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x`, later."""
-        return Sleeping(self.seconds, self.scale, self.between)(x, weights=(self.weight,))
-
-
-class First(Op):
-    """The first element, for a loss that takes no time: its gradient is at hand."""
-
-    def __init__(self, gradient: Array) -> None:
-        self.gradient = gradient
-
-    def forward(self, x: Array) -> Array:
-        """Of shape ()."""
-        return x.reshape(-1)[0]
-
-    def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
-        """Zeros but for one."""
-        return (self.gradient,)
-
-
-class FirstLoss:
-    """The first element of the output as the loss."""
-
-    def __init__(self, payload: int) -> None:
-        self.gradient = np.zeros((1, payload), np.float32)
-        self.gradient[0, 0] = 1
-
-    def __call__(self, y: Tensor, targets: Array) -> Tensor:
-        """Of shape ()."""
-        return First(self.gradient)(y)
-
-    def count(self, targets: Array) -> float:
-        """One a microbatch."""
-        return 1.0
-
-
 def ours(comm: Communicator, case: Case) -> Pass:
     """This rank's part of the case by our executor."""
     scale = [1.0]
-    run_pass = executor(comm, case.order, case.microbatches, lambda between: SleepingLayer(case.seconds, scale, between))
+    layer = partial(SleepingLayer, case.seconds, scale)
+    run_pass = executor(comm, case.order, case.microbatches, layer, PAYLOAD)
 
     def run(times: float) -> None:
         scale[0] = times
         run_pass()
-
-    return run
-
-
-def executor(
-    comm: Communicator, order: Schedule, count: int, layer: Callable[[Callable[[], None]], Module], payload: int = PAYLOAD
-) -> Callable[[], None]:
-    """A pass of `count` microbatches in that order, each stage of one `layer`, as training does it; nothing is updated.
-
-    A layer that stands for several is given what `Compute` calls between layers.
-    """
-    arrays, dtype, mail, owner = Arrays(), np.dtype(np.float32), Mail(), owners(order)
-    actions, last = add_transfers(order)[comm.rank], len(owner) - 1
-    transfers = Transfers(comm, len(owner), mail, arrays)
-    stages = {stage: Sequential([layer(transfers.advance)]) for stage, rank in owner.items() if rank == comm.rank}
-    for stage in stages.values():
-        stage.materialize(arrays, dtype)
-    compute = Compute(stages, FirstLoss(payload), last, mail, arrays, dtype, transfers.advance)
-    inputs = np.ones((1, payload), dtype) if 0 in stages else None
-    targets = np.zeros(1) if last in stages else None
-    microbatches = [Microbatch(samples=(i,), inputs=inputs, targets=targets) for i in range(count)]
-    handlers = {
-        Kind.F: compute.forward,
-        Kind.B: compute.backward,
-        Kind.I: compute.input_grad,
-        Kind.W: compute.weight_grad,
-        Kind.RECV_F: transfers.receive,
-        Kind.SEND_F: transfers.send,
-        Kind.RECV_B: transfers.receive,
-        Kind.SEND_B: transfers.send,
-    }
-
-    ways = {stage: [Piece(rank, 0, 1)] for stage, rank in owner.items()}
-    crossings: Crossings = {}
-
-    def route(stage: int, microbatch: int) -> list[Piece]:
-        return ways[stage]
-
-    def run() -> None:
-        compute.begin(microbatches, Context())
-        transfers.begin(actions, route, crossings)
-        execute(actions, handlers, nullcontext, lambda: None)
-        transfers.end()
 
     return run
 

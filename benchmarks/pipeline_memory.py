@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pipeline import executor
+from pipeline_pass import executor
 from report import report
 
 from mpitrain.arrays import Array
