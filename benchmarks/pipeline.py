@@ -5,8 +5,11 @@ that training goes through (ours: `Compute`, `Transfers`, `execute`; torch's: it
 only sleeps, so more ranks than cores disturb each other as little as the machine allows, and all time over the ideal is what
 an engine costs: messages, waiting, Python.  The ideal is the schedule's own order, simulated with the same sleeps and messages
 that take no time.  With two chunks a rank, each chunk sleeps half as long.  Makespans run from a start that all ranks agree on
-to the end of the last rank, on the machine's one clock, and are medians over the rounds.  The cores are kept awake, unless
-`--let-idle` is given.
+to the end of the last rank, on the machine's one clock, and are medians over the rounds.  Where ranks share cores, these are
+kept awake, unless `--let-idle` is given.
+
+The column `mpi/ideal` says how much of it MPI takes for itself: the same order simulated with messages that cost what they do
+without an engine here, in sending, on the way, and in receiving.
 
 torch's zero-bubble schedules put off the whole backward pass of the first stage to the time of its weights; the sleeps add up
 to the same.  ScheduleInterleavedZeroBubble with one stage a rank is its ZB-H1.
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gc
 import json
 import os
 import statistics
@@ -79,11 +83,10 @@ class Case:
         """What the ranks do."""
         return add_transfers(self.order)
 
-    @property
-    def ideal(self) -> float:
-        """Seconds of the makespan if nothing but the sleeps took time."""
+    def ideal(self, **messages: Sequence[float]) -> float:
+        """Seconds of the makespan if nothing but the sleeps, and what `messages` say, took time."""
         forward, input_grad, weight_grad = ((part,) for part in self.seconds)
-        costs = Costs(forward=forward, input_grad=input_grad, weight_grad=weight_grad)
+        costs = Costs(forward=forward, input_grad=input_grad, weight_grad=weight_grad, **messages)
         return simulate(self.program, costs).makespan
 
 
@@ -115,15 +118,17 @@ def main() -> None:
     for ranks in args.ranks or ((2,) if args.quick else RANKS):
         with tempfile.TemporaryDirectory(prefix="mpitrain-benchmark-") as folder:
             write_automatic(Path(folder), ranks, args)
-            with nullcontext() if args.let_idle else awake():
+            busy = ranks <= len(os.sched_getaffinity(0))  # who has a core waits busily
+            with nullcontext() if busy or args.let_idle else awake():
                 code = launch(ranks, [__file__, *sys.argv[1:], "--rank-of", folder])
             if code:
                 sys.exit(code)
             rows += json.loads(Path(folder, "rows.json").read_text())
-    headline = {
-        f"worst_over_ideal_p{ranks}": max(row["ours/ideal"] for row in rows if row["ranks"] == ranks)
-        for ranks in sorted({row["ranks"] for row in rows})
-    }
+    headline = {}
+    for ranks in sorted({row["ranks"] for row in rows}):
+        for column, name in (("ours/ideal", "over_ideal"), ("mpi/ideal", "mpi_over_ideal")):
+            found = [row[column] for row in rows if row["ranks"] == ranks]
+            headline |= {f"worst_{name}_p{ranks}": max(found), f"median_{name}_p{ranks}": statistics.median(found)}
     if found := [row["ours/torch"] for row in rows if "ours/torch" in row]:
         headline |= {"worst_over_torch": max(found), "median_over_torch": statistics.median(found)}
     report(headline, rows, json_path=args.json)
@@ -158,6 +163,9 @@ def as_rank(comm: Communicator, args: argparse.Namespace) -> None:
     keep_freed_pages()  # as in training
     if args.peer:
         join_torch(comm, args.rank_of)
+    gc.collect()
+    gc.freeze()  # a collection that walks all of torch takes longer than a microbatch
+    messages = message_costs(comm)
     cases = [case_of(comm.size, name, sleeps, microbatches, args) for name, sleeps, microbatches in sizes(args)]
     measured: list[dict[str, list[float]]] = [{} for _ in cases]
     # Round by round through all cases: what else the machine does for some seconds strikes a case once.
@@ -170,7 +178,7 @@ def as_rank(comm: Communicator, args: argparse.Namespace) -> None:
             for side, seconds in zip(sides, take_turns(comm, list(sides.values()), number), strict=True):
                 found.setdefault(side, []).append(seconds)
     rows = [
-        row_of(case, {side: statistics.median(seconds) for side, seconds in found.items()})
+        row_of(case, messages, {side: statistics.median(seconds) for side, seconds in found.items()})
         for case, found in zip(cases, measured, strict=True)
     ]
     if comm.rank == 0:
@@ -194,17 +202,52 @@ def case_of(ranks: int, name: str, sleeps: str, microbatches: int, args: argpars
     )
 
 
-def row_of(case: Case, makespans: Mapping[str, float]) -> dict[str, Any]:
+def message_costs(comm: Communicator, times: int = 20) -> dict[str, Sequence[float]]:
+    """Seconds of a message between neighbours that have slept, as `Costs` has them; medians over all pairs.
+
+    Of the call that sends it, of its way from there to a rank that waits for it, and of its receipt by one that comes late.
+    """
+    x, late = (np.ones(PAYLOAD, np.float32) for _ in range(2))
+    before, after = comm.rank - 1, comm.rank + 1
+    found = []
+    for _ in range(times):
+        moments = np.zeros(5)
+        if before >= 0:
+            comm.irecv(x, before, 0).wait()
+        moments[0] = time.perf_counter()
+        coming = comm.irecv(late, before, 1) if before >= 0 else None
+        sleep(0.02)
+        moments[1] = time.perf_counter()
+        requests = [comm.isend(x, after, 0)] if after < comm.size else []
+        moments[2] = time.perf_counter()
+        sleep(0.03)  # within it the rank before sends what is late
+        moments[3] = time.perf_counter()
+        if coming:
+            coming.wait()
+        moments[4] = time.perf_counter()
+        requests += [comm.isend(x, after, 1)] if after < comm.size else []
+        for request in requests:
+            request.wait()
+        moments = comm.allgather(moments)
+        send = moments[:-1, 2] - moments[:-1, 1]
+        found.append([send, moments[1:, 0] - moments[:-1, 1], moments[1:, 4] - moments[1:, 3]])
+    send, message, receive = np.median(np.concatenate(found, 1), 1)
+    return {"send": (send,), "transfer": (max(0.0, message - send - receive),), "receive": (receive,)}
+
+
+def row_of(case: Case, messages: Mapping[str, Sequence[float]], makespans: Mapping[str, float]) -> dict[str, Any]:
     """A line of the table, from each side's makespan in seconds."""
+    ideal = case.ideal()
     row: dict[str, Any] = {
         "ranks": case.ranks,
         "schedule": case.schedule,
         "sleeps": case.sleeps,
         "microbatches": case.microbatches,
-        "ideal ms": 1e3 * case.ideal,
+        "ideal ms": 1e3 * ideal,
+        "mpi/ideal": case.ideal(**messages) / ideal,
     }
     row |= {f"{side} ms": 1e3 * seconds for side, seconds in makespans.items()}
-    row |= {f"{side}/ideal": seconds / case.ideal for side, seconds in makespans.items()}
+    row |= {f"{side}/ideal": seconds / ideal for side, seconds in makespans.items()}
     if "torch" in makespans:
         row["ours/torch"] = makespans["ours"] / makespans["torch"]
     return row

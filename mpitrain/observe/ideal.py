@@ -25,15 +25,16 @@ class Medians:
         for pipeline in pipelines:
             by_action = {span.action: span for rank in pipeline for span in rank}
             for span in by_action.values():
-                found[_alike(span.action)].append(span.end - span.begin)
                 if span.action.kind in SENDERS:
                     self._hear(span, by_action[sender_of(span.action)])
+                else:
+                    found[_alike(span.action)].append(span.end - span.begin)
         # The span of a sum begins with a wait for the last rank to come; that one's own is what the sum takes.
         self._durations = {key: (min if key.kind in SUMS else median)(seconds) for key, seconds in found.items()}
 
     def duration(self, action: Action) -> float:
-        """Seconds of `action`."""
-        return self._durations[_alike(action)]
+        """Seconds of `action`; a receive only waits."""
+        return 0.0 if action.kind in SENDERS else self._durations[_alike(action)]
 
     def delay(self, send: Action) -> float:
         """Seconds from the end of `send` to the arrival of its message."""

@@ -44,7 +44,8 @@ class Walk:
 def replay(program: Program, duration: Callable[[Action], float], delay: Callable[[Action], float]) -> Walk:
     """Walk `program`; `duration` gives each action's own time, `delay` the time from the end of a send to its arrival.
 
-    Linear in the number of actions: a rank that waits is taken up again by what it waits for.
+    A receive's own time begins when its message has arrived.  Linear in the number of actions: a rank that waits is taken up
+    again by what it waits for.
     """
     spans: list[list[Span]] = [[] for _ in program]
     clock = [0.0 for _ in program]
@@ -63,7 +64,7 @@ def replay(program: Program, duration: Callable[[Action], float], delay: Callabl
                 if send not in arrived:
                     waiting[send] = rank
                     return
-                end = max(clock[rank], arrived[send])
+                end = max(clock[rank], arrived[send]) + duration(action)
             elif action.kind in (Kind.SEND_F, Kind.SEND_B):
                 arrived[action] = end + delay(action)
                 if action in waiting:

@@ -36,6 +36,10 @@ _PARTS = {
     Kind.B: ("input_grad", "weight_grad"),
     Kind.I: ("input_grad",),
     Kind.W: ("weight_grad",),
+    Kind.SEND_F: ("send",),
+    Kind.SEND_B: ("send",),
+    Kind.RECV_F: ("receive",),
+    Kind.RECV_B: ("receive",),
     Kind.REDUCE: ("reduce",),
     Kind.TALLY: ("tally",),
     Kind.STEP: ("step",),
@@ -51,6 +55,9 @@ class Costs:
     weight_grad: Sequence[float] = (1.0,)
     #: From the end of a send to the arrival of its message, on the link from each stage to the one after and back.
     transfer: Sequence[float] = (0.0,)
+    #: What a message takes of the rank that starts to send it, and of the one that receives it.
+    send: Sequence[float] = (0.0,)
+    receive: Sequence[float] = (0.0,)
     reduce: Sequence[float] = (0.0,)
     tally: Sequence[float] = (0.0,)
     step: Sequence[float] = (0.0,)

@@ -10,6 +10,8 @@ from mpitrain.program.schedules import zb_h1
 
 def test_a_slow_link_is_waited_for():
     assert simulate(add_transfers(gpipe(2, 1)), Costs(transfer=[5.0])).makespan == 2 * (1 + 2) + 2 * 5.0
+    ends = Costs(transfer=[5.0], send=[3.0], receive=[4.0])
+    assert simulate(add_transfers(gpipe(2, 1)), ends).makespan == 2 * (1 + 2) + 2 * (3 + 5 + 4)
     # Links by the stage before them: the second one is crossed once forward and once back.
     assert simulate(add_transfers(gpipe(3, 1)), Costs(transfer=[0.0, 5.0])).makespan == 3 * (1 + 2) + 2 * 5.0
 
