@@ -31,6 +31,8 @@ CASES = {
     "gpt-interleaved-2+1": Case(deep, tokens, (2, 1), 2, 4, "interleaved", 9, "float64"),
     "gpt-dualpipe_v-1+2": Case(deep, tokens, (1, 2), 2, 4, "dualpipe_v", 8, "float64"),
     "gpt-zb_v-2+3": Case(deep, tokens, (2, 3), 2, 2, "zb_v", 8, "float64"),
+    "gpt-tied-2+1-automatic": Case(SMALL, tokens, (2, 1), 2, 3, "automatic", 8, "float64"),
+    "mlp-2+1-automatic-auto": Case(mlp, vectors, (2, 1), 2, 4, "automatic:zb_v", 9, "float64", settings={"stages": "auto"}),
     "llama-2+1-by-hand": Case(llama, tokens, (2, 1), 2, 2, "1f1b", 8, "float64", settings={"stages": [3, 2]}),
 }
 CASES |= {

@@ -170,6 +170,7 @@ LAYOUTS = {
     "dp2-microbatches": (mt.Layout(dp=2), 12, 3),
     "dp3-uneven": (mt.Layout(dp=3), 10, 2),
     "dp2-pp2-uneven": (mt.Layout(dp=2, pp=2), 11, 2),
+    "dp2+1": (mt.Layout(dp=(2, 1), pp=2), 11, 2),
 }
 
 

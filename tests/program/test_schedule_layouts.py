@@ -1,4 +1,7 @@
-"""Every schedule in the layout grid: several stages a rank, both ends of a tied model on one, replicas; against one rank."""
+"""Every schedule in the layout grid: several stages a rank, both ends of a tied model on one, replicas; against one rank.
+
+A schedule from a file is here too, with a placement that none of the others has.
+"""
 
 from __future__ import annotations
 
@@ -48,3 +51,18 @@ def test_schedules_equal_one_rank_over_mpi(world):
     for name in [name for name, case in CASES.items() if case.size == world.size and "gpt-tied" in name]:
         print(name, flush=True)
         check(world, CASES[name])
+
+
+#: Rank 1 begins and ends, rank 0 has the middle; a backward pass is whole on one stage and in two halves on another.
+CUSTOM = """\
+1F0,1F1,1I0,1B1,,1W0
+0F0,0F1,2F0,2I0,2F1,2B1,2W0,0B0,0I1,,0W1
+"""
+
+
+@pytest.mark.parametrize("dp", [1, 2, (1, 2)])
+def test_a_file_with_a_placement_of_its_own_equals_one_rank(tmp_path, dp):
+    file = tmp_path / "order.csv"
+    file.write_text(CUSTOM)
+    case = Case(gpt(3, True), tokens, dp, 2, 2, str(file), 8, "float64")
+    check(mt.comm.local(case.size), case)
