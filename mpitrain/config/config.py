@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from mpitrain.arrays import float_dtype
 from mpitrain.comm import progress_named
@@ -134,7 +134,7 @@ class TraceSection(Section):
 class SampleSection(Section):
     """`[sample]`: text that the model writes at the end."""
 
-    prompt: str
+    prompt: Annotated[str, Field(min_length=1)]
     """How it begins."""
     tokens: Count = 200
     """How long it goes on."""

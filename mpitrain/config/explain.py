@@ -29,13 +29,14 @@ class Sources:
     overrides: dict[Path, str] = field(default_factory=dict)
 
     def of(self, path: Path) -> str:
-        """The override that set `path`, or the line of it or of what is around it."""
+        """The override that set `path`, or the line of it or of what is around it, or an override that made that."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.overrides:
                 return f"--set {self.overrides[path[:length]]}"
             if path[:length] in self.lines:
                 return f"{self.file}, line {self.lines[path[:length]]}"
-        return self.file
+        made = next((text for keys, text in self.overrides.items() if keys[:1] == path[:1]), None)
+        return f"--set {made}" if made else self.file
 
 
 def lines_of(text: str) -> dict[Path, int]:
@@ -55,14 +56,21 @@ def lines_of(text: str) -> dict[Path, int]:
 
 def explained(error: ValidationError, sources: Sources) -> str:
     """One paragraph on everything that `error` found."""
-    return "; ".join(_sentence(problem, sources) for problem in error.errors())
+    found: dict[Path, list[ErrorDetails]] = {}
+    for problem in error.errors():
+        found.setdefault(_resolve(problem["loc"])[0], []).append(problem)
+    # Of a value that may be a number or a list, an item is wrong: that the list is no number is not to be said then.
+    told = {path: ps for path, ps in found.items() if not any(o[: len(path)] == path for o in found if len(o) > len(path))}
+    return "; ".join(_sentence(path, problems, sources) for path, problems in told.items())
 
 
-def _sentence(problem: ErrorDetails, sources: Sources) -> str:
-    path, section = _resolve(problem["loc"])
-    say = _SENTENCES.get(problem["type"], _wrong_value)
+def _sentence(path: Path, problems: Sequence[ErrorDetails], sources: Sources) -> str:
+    """What is wrong at `path`; of several problems, each is with one of the types that the value may have."""
+    first, *others = problems
+    say = _SENTENCES.get(first["type"], _wrong_value)
     place = sources.of((*path, "kind"))  # a section that is wrong as a whole is wrong in its kind, if it has one
-    return f"{place}: {'.'.join(map(str, path))} {say(problem, str(path[-1]), section)}"
+    said = say(first, str(path[-1]), _resolve(first["loc"])[1])
+    return f"{place}: {'.'.join(map(str, path))} {', or '.join([said, *map(_expected, others)])}"
 
 
 def _unknown_key(problem: ErrorDetails, key: str, section: type[BaseModel]) -> str:
@@ -82,7 +90,11 @@ def _missing_kind(problem: ErrorDetails, key: str, section: type[BaseModel]) -> 
 
 
 def _wrong_value(problem: ErrorDetails, key: str, section: type[BaseModel]) -> str:
-    return f"is {problem['input']!r}; expected {problem['msg'].removeprefix('Input should be ')}"
+    return f"is {problem['input']!r}; expected {_expected(problem)}"
+
+
+def _expected(problem: ErrorDetails) -> str:
+    return re.sub(r"^\w+ should (be|have) ", "", problem["msg"])
 
 
 def _refused_value(problem: ErrorDetails, key: str, section: type[BaseModel]) -> str:
@@ -105,16 +117,21 @@ def _choice(found: str, known: Sequence[str]) -> str:
 
 
 def _resolve(location: Path) -> tuple[Path, type[BaseModel]]:
-    """The keys of pydantic's `location`, which also names the kinds on its way, and the section of the last key."""
+    """The keys of pydantic's `location`, and the section of the last key.
+
+    The location also names the kinds on its way, and behind a value that may have several types the one that it is about.
+    """
     path: Path = ()
     section: type[BaseModel] = Config
-    inside: list[type[BaseModel]] = []
+    inside: list[type[BaseModel]] = [Config]
     for part in location:
         if len(inside) > 1:
             inside = [option for option in inside if _kind(option) == part]
             continue
         if isinstance(part, str):
-            section = inside[0] if inside else section
+            if not inside:
+                continue
+            section = inside[0]
             inside = _sections(section, part)
         path += (part,)
     return path, section

@@ -40,7 +40,8 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
-    values.setdefault("run", {}).setdefault("name", path.stem)
+    if isinstance(run := values.setdefault("run", {}), dict):
+        run.setdefault("name", path.stem)
     sources = Sources(file=path.name, lines=lines_of(text))
     for override in overrides:
         _apply(override, values, sources)
