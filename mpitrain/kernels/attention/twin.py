@@ -5,7 +5,7 @@ Legend: see `blocks`.  The probabilities p are (b, k, g, t, t); a block is their
 
 from __future__ import annotations
 
-from mpitrain.arrays import Array, empty_beside, namespace
+from mpitrain.arrays import Array, empty_beside, namespace, sum_dtype
 
 #: Scores between which neither their exponentials nor sums of these over- or underflow in float32.
 _SAFE = 40.0
@@ -40,5 +40,5 @@ def softmax_grad(p: Array, dp: Array, start: int, stop: int) -> None:
     `dp` (b, k, g, stop - start, stop) is used up.
     """
     rows = p[..., start:stop, :stop]
-    dp -= namespace(p).einsum("...j,...j->...", rows, dp)[..., None]
+    dp -= namespace(p).einsum("...j,...j->...", rows, dp, dtype=sum_dtype(p.dtype))[..., None]
     rows *= dp
