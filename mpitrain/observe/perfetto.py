@@ -13,7 +13,6 @@ from typing import Any
 
 from mpitrain.observe.trace import ROWS, StepTrace, row_of
 from mpitrain.observe.waits import makespan
-from mpitrain.program import Kind
 from mpitrain.program.replay import SENDERS, Span, sender_of
 
 #: Microseconds between two recorded steps: those that were not recorded take no room.
@@ -40,20 +39,30 @@ def _names(ranks: int) -> Iterator[dict[str, Any]]:
 
 
 def _slices(step: StepTrace, at: float) -> Iterator[dict[str, Any]]:
+    """Every action of a step that begins at `at`, in microseconds, and every message."""
+    for span in (span for rank in step.spans for span in rank):
+        action = span.action
+        known = {"step": step.step, "stage": action.stage, "microbatch": action.microbatch}
+        shape = {"name": str(action), "cat": row_of(action), "args": {k: v for k, v in known.items() if v is not None}}
+        yield {"ph": "X", "ts": at + span.begin * 1e6, "dur": (span.end - span.begin) * 1e6, **_place(span), **shape}
+    for send, receive in _messages(step):
+        arrow = {"name": "message", "cat": "message", "id": f"{step.step}.{send.rank}-{receive.rank}.{send.action}"}
+        yield {"ph": "s", "ts": at + send.begin * 1e6, **_place(send), **arrow}
+        yield {"ph": "f", "bp": "e", "ts": at + receive.end * 1e6, **_place(receive), **arrow}
+
+
+def _messages(step: StepTrace) -> Iterator[tuple[Span, Span]]:
+    """The send and the receive of each message, once: where places differ in width, a rank is in several pipelines."""
+    found = set()
     for pipeline in step.pipelines:
-        spans = [span for rank in pipeline for span in step.spans[rank]]
-        arrows = {span.action: f"{step.step}.{pipeline[0]}.{span.action}" for span in spans}
-        for span in spans:
-            action, place = span.action, _place(span)
-            known = {"step": step.step, "stage": action.stage, "microbatch": action.microbatch}
-            begin, duration = at + span.begin * 1e6, (span.end - span.begin) * 1e6
-            shape = {"name": str(action), "cat": row_of(action), "args": {k: v for k, v in known.items() if v is not None}}
-            yield {"ph": "X", "ts": begin, "dur": duration, **place, **shape}
-            arrow = {"name": "message", "cat": "message", **place}
-            if action.kind in SENDERS and sender_of(action) in arrows:
-                yield {"ph": "f", "bp": "e", "ts": begin + duration, "id": arrows[sender_of(action)], **arrow}
-            elif action.kind in (Kind.SEND_F, Kind.SEND_B):
-                yield {"ph": "s", "ts": begin, "id": arrows[action], **arrow}
+        spans = {span.action: span for rank in pipeline for span in step.spans[rank]}
+        for receive in spans.values():
+            if receive.action.kind not in SENDERS or sender_of(receive.action) not in spans:
+                continue
+            send = spans[sender_of(receive.action)]
+            if (key := (send.rank, receive.rank, send.action)) not in found:
+                found.add(key)
+                yield send, receive
 
 
 def _place(span: Span) -> dict[str, int]:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 
-from timelines import simulated
+from timelines import simulated, step
 
 from mpitrain.observe.perfetto import write_perfetto
 
@@ -27,6 +27,21 @@ def test_every_action_is_a_slice_and_every_message_an_arrow(tmp_path):
     assert set(arrows.values()) == {1}
     names = [event["args"]["name"] for event in events if event["name"] == "process_name"]
     assert names == ["rank 0", "rank 1", "rank 2"]
+
+
+def test_a_rank_of_several_pipelines_stands_there_once(tmp_path):
+    """dp=1+2: what rank 0 does once is once in the file, and it sends to both others."""
+    middle = "1RECV_F0 0 3, 1F0 3 4, 1B0 4 5, 1SEND_B0 5 6"
+    trace = step("0F0 0 1, 0SEND_F0 1 2, 0RECV_B0 2 6, 0B0 6 7", middle, middle, pipelines=[(0, 1), (0, 2)])
+    write_perfetto([trace], tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert Counter((e["pid"], e["name"]) for e in events if e["ph"] == "X" and e["pid"] == 0) == {
+        (0, name): 1 for name in ("0F0", "0SEND_F0", "0RECV_B0", "0B0")
+    }
+    begin, end = ({e["id"]: e["pid"] for e in events if e["ph"] == ph} for ph in "sf")
+    assert sorted((begin[message], end[message]) for message in begin) == [(0, 1), (0, 2), (1, 0), (2, 0)]
+    assert begin.keys() == end.keys()
+    assert sum(e["ph"] in "sf" for e in events) == 2 * 4
 
 
 def test_steps_follow_each_other(tmp_path):
