@@ -33,7 +33,12 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(verb=_run)
 
     train = verbs.add_parser("train", help="train a recipe or a TOML file; under mpirun, srun or `mpitrain run`")
-    train.add_argument("--resume", default="never", metavar="auto|never|PATH", help="go on from a checkpoint (default: never)")
+    train.add_argument(
+        "--resume",
+        default="never",
+        metavar="auto|never|PATH",
+        help="go on from a checkpoint: auto from the newest in this run's folder; PATH from that one, in a new folder",
+    )
     train.set_defaults(verb=_train)
 
     plan = verbs.add_parser("plan", help="print layout, stages, memory and schedule of a recipe; needs no MPI")
@@ -132,8 +137,13 @@ def _plot(options: argparse.Namespace) -> int:
             plot_pipeline(step, simulated, output, folder.name)
             print("\n".join(report(step, simulated)))
         else:
+            if options.step is not None:
+                raise ValueError("--step says which step's pipeline is drawn; add --pipeline, or leave it out")
             output = options.output or folder / "curves.png"
-            plot_curves(read_metrics(folder / "metrics.jsonl"), output, folder.name)
+            metrics = read_metrics(folder / "metrics.jsonl")
+            if not metrics:
+                raise ValueError(f"the metrics in {folder} hold no step; a run writes a line after each")
+            plot_curves(metrics, output, folder.name)
     print(f"drawn in {output}")
     return 0
 

@@ -14,10 +14,11 @@ import numpy as np
 
 from mpitrain.comm import Layout, Mesh, World
 from mpitrain.config import Config, dump
-from mpitrain.data import TokenDataset
+from mpitrain.data import TokenDataset, check_batch
 from mpitrain.observe import MetricsFile, Progress, StepReport, Tracing
 from mpitrain.plan import Plan, plan
 from mpitrain.program import schedule_named
+from mpitrain.settings import Settings
 from mpitrain.train import Trainer
 
 
@@ -39,33 +40,40 @@ class Job:
 
 
 def planned(config: Config) -> Plan:
-    """What `config` will take, without ranks."""
+    """What `config` will take, without ranks; `ValueError` where a run would refuse its settings."""
+    _check_sample(config)
+    schedule, compression = schedule_named(config.train.schedule), config.compression.build()
+    chosen = Settings(**config.train.settings() | {"schedule": schedule, "compression": compression, "dtype": config.run.dtype})
+    layout = Layout(**config.layout.settings())
+    check_batch(chosen.batch, layout.widest, chosen.microbatches)
     train, _ = config.data.build()
     return plan(
         config.model.build(),
         config.build_optimizer(),
-        Layout(**config.layout.settings()),
-        schedule_named(config.train.schedule),
-        microbatches=config.train.microbatches,
-        batch=config.train.batch,
+        layout,
+        chosen.schedule,
+        microbatches=chosen.microbatches,
+        batch=chosen.batch,
         sample=train.batch(np.zeros(1, np.int64))[0],
-        dtype=config.run.dtype,
-        zero=config.train.zero,
-        stages=config.train.stages,
-        memory_gib=config.train.memory_gib,
-        compression=config.compression.build(),
-        reproducible=config.train.reproducible,
+        dtype=chosen.dtype,
+        zero=chosen.zero,
+        stages=chosen.stages,
+        memory_gib=chosen.memory_gib,
+        compression=chosen.compression,
+        reproducible=chosen.reproducible,
     )
 
 
 def prepare(config: Config, world: World, resume: str, *, arrays: str | None) -> Job:
     """Build everything and load the checkpoint, if any; `ValueError` where something does not fit.
 
-    `resume` is `"auto"` (the newest checkpoint of the run's folder, if it has one), `"never"` or a path.
+    `resume` is `"auto"` (the newest checkpoint of the run's folder, if it has one), `"never"` or a path.  With a path the run
+    has a folder of its own, like one that starts afresh: what came after that checkpoint elsewhere is another history.
     """
+    _check_sample(config)
     mesh = Mesh(world, Layout(**config.layout.settings()))
     train, validation = config.data.build()
-    folder = _folder(config.run.path(), fresh=resume == "never")
+    folder = _folder(config.run.path(), fresh=resume != "auto")
     trainer = Trainer(
         config.model.build(),
         config.build_optimizer(),
@@ -102,7 +110,7 @@ def run(job: Job) -> int:
             _say(str(trainer.order))
         if reduction := trainer.workers[0].reduction:
             _say(reduction)
-        _say(f"going on from {job.resumed}" if job.resumed else f"writing to {job.folder}")
+        _say(f"going on from {job.resumed}, in {job.folder}" if job.resumed else f"writing to {job.folder}")
         watchers = [
             Progress(bar=trainer.has_terminal, unit=_unit(trainer), accuracy=trainer.classifies),
             MetricsFile(job.folder / "metrics.jsonl", after=trainer.step),
@@ -124,12 +132,24 @@ def run(job: Job) -> int:
     )
     for watcher in watchers:
         watcher.close()
-    spent = trainer.time_spent() if steps else "there was nothing left to train"
+    spent = f"{trainer.time_spent()}\ncheckpoint in {job.folder}/step-{trainer.step:08d}" if steps else "nothing left to train"
     if job.leads:
         _say(spent)
-        _say(f"checkpoint in {job.folder}/step-{trainer.step:08d}")
     _sample(job)
     return _check(job)
+
+
+#: Data of which each token is a byte of text.
+_TEXT = ("stdlib", "text")
+
+
+def _check_sample(config: Config) -> None:
+    """`ValueError` if the run is to write text at its end and could not."""
+    if config.sample and config.data.kind not in _TEXT:
+        raise ValueError(
+            f"[sample] writes text of a byte a token, and the data's kind is {config.data.kind}; expected one of "
+            f"{', '.join(_TEXT)}: leave [sample] out"
+        )
 
 
 def _sample(job: Job) -> None:
@@ -140,7 +160,8 @@ def _sample(job: Job) -> None:
     prompt = list(wanted.prompt.encode())
     tokens = job.trainer.generate(prompt, wanted.tokens, temperature=wanted.temperature, seed=wanted.seed)
     if job.leads:
-        _say(f"--- sample\n{bytes(tokens).decode(errors='replace')}\n---")
+        # A larger vocabulary has tokens that are no byte; 255 is none of any text.
+        _say(f"--- sample\n{bytes(min(token, 255) for token in tokens).decode(errors='replace')}\n---")
 
 
 def _check(job: Job) -> int:

@@ -33,6 +33,11 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; the last is left out if the job died while it was written."""
+    """The lines of a metrics file; the last is left out if the job died while it was written.
+
+    `ValueError` if there is no such file.
+    """
+    if not path.is_file():
+        raise ValueError(f"there are no metrics in {path.parent}; expected {path.name}, which a run writes there")
     lines = path.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
