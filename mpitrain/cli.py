@@ -96,7 +96,9 @@ def _train(options: argparse.Namespace) -> int:
 
     with _explained():
         job = prepare(load(options.config, options.set), world(), options.resume, arrays=os.environ.get("MPITRAIN_ARRAYS"))
-    return run(job)
+    if run(job):
+        raise SystemExit("mpitrain: this layout computes something else than one rank does: see the self-check above")
+    return 0
 
 
 def _plan(options: argparse.Namespace) -> int:

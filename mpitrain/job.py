@@ -14,7 +14,7 @@ import numpy as np
 
 from mpitrain.comm import Layout, Mesh, World
 from mpitrain.config import Config, dump
-from mpitrain.data import TokenDataset, check_batch
+from mpitrain.data import TokenDataset, check_batch, check_vocab
 from mpitrain.observe import MetricsFile, Progress, StepReport, Tracing
 from mpitrain.plan import Plan, plan
 from mpitrain.program import schedule_named
@@ -47,8 +47,12 @@ def planned(config: Config) -> Plan:
     layout = Layout(**config.layout.settings())
     check_batch(chosen.batch, layout.widest, chosen.microbatches)
     train, _ = config.data.build()
+    model = config.model.build()
+    vocab = model.settings.get("vocab")
+    if isinstance(train, TokenDataset) and isinstance(vocab, int):
+        check_vocab(train, vocab)
     return plan(
-        config.model.build(),
+        model,
         config.build_optimizer(),
         layout,
         chosen.schedule,

@@ -42,6 +42,15 @@ MISTAKES = {
         [*PLAN, "--set", "train.zero=1", "--set", "compression.kind=sign"],
         "zero = 1 and a compression each say how gradients are summed",
     ),
+    "vocabulary": ([*PLAN, "--set", "model.vocab=100"], "the vocabulary holds 100 (tokens 0 .. 99): give the model a larger"),
+    "features": (
+        ["plan", "mlp-digits", "--set", "model.sizes=[32, 10]"],
+        "a linear layer of 32 inputs is given 64 (shape (1, 64)); expected as many as there are",
+    ),
+    "channels": (
+        ["plan", "resnet-digits", "--set", "model.channels=3"],
+        "a convolution of 3 channels is given images of shape (1, 1, 8, 8); expected (n, 3, h, w)",
+    ),
     "sample": (
         ["plan", "mlp-digits", "--set", "sample.prompt=def"],
         "[sample] writes text of a byte a token, and the data's kind is digits; expected one of stdlib, text",
@@ -70,6 +79,14 @@ def test_a_run_that_ended_before_its_first_step_has_no_picture(tmp_path):
     (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(SystemExit, match=r"the metrics in .* hold no step; a run writes a line after each"):
         main(["plot", str(tmp_path)])
+
+
+def test_a_layout_that_computes_something_else_is_an_error(monkeypatch):
+    monkeypatch.setattr("mpitrain.comm.world", lambda: None)
+    monkeypatch.setattr("mpitrain.job.prepare", lambda *given, **settings: None)
+    monkeypatch.setattr("mpitrain.job.run", lambda job: 1)
+    with pytest.raises(SystemExit, match="mpitrain: this layout computes something else than one rank does: see the self-"):
+        main(["train", "gpt-stdlib"])
 
 
 @pytest.mark.parametrize("line", [["run", "-n", "2", "trian", "gpt-stdlib"], ["run", "-n", "2", "train"], ["plot"]])

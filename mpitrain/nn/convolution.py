@@ -31,4 +31,10 @@ class Conv2d(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inputs, h, w) to (n, outputs, (h + 2 padding - size) // stride + 1, the same of w)."""
+        inputs = self.weight.shape[1]
+        if len(x.shape) != 4 or x.shape[1] != inputs:
+            raise ValueError(
+                f"a convolution of {inputs} channels is given images of shape {tuple(x.shape)}; expected (n, {inputs}, h, w): "
+                "change the layer's channels, or the data's shape"
+            )
         return ops.convolution(x, self.weight, self.bias, stride=self.stride, padding=self.padding)

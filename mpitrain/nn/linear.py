@@ -29,5 +29,11 @@ class Linear(Module):
         self.bias = Parameter((outputs,), ZEROS) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) to (..., outputs)."""
+        """(..., inputs) to (..., outputs); `ValueError` for another number of inputs."""
+        inputs = self.weight.shape[1]
+        if x.shape[-1] != inputs:
+            raise ValueError(
+                f"a linear layer of {inputs} inputs is given {x.shape[-1]} (shape {tuple(x.shape)}); expected as many as there "
+                "are: change the layer's size, or the data's"
+            )
         return linear(x, self.weight, self.bias)
