@@ -80,7 +80,7 @@ def kept_bucket(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Readiness:
-    """What a step's backward pass showed: the parameters in the order of their last contribution, and how many each had."""
+    """What backward passes showed: the parameters in the order of their last contribution, and how many each had."""
 
     order: tuple[Parameter, ...]
     contributions: Mapping[Parameter, int]

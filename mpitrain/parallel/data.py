@@ -2,8 +2,8 @@
 
 Invariant: replicas start their buckets in the same order, each once all its gradients are complete, so the messages of all
 replicas match whatever each of them computes first; the sum is over replicas only, what it is divided by is decided once, in
-the tally.  In the first step nothing overlaps: it shows in which order gradients become ready on the first replica, and the
-buckets of all replicas follow that.
+the tally.  In the first step nothing overlaps: it shows in which order gradients become ready on the first replica, which the
+buckets of all replicas follow, and after how many contributions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mpitrain.arrays import Arrays
 from mpitrain.autograd import Weight
 from mpitrain.comm import Collective, Communicator, InFlight, Reduction
 from mpitrain.comm.allreduce import Allreduce, ring
-from mpitrain.nn import Parameter
+from mpitrain.nn import Parameter, Statistic
 from mpitrain.parallel.buckets import Bucket, Readiness, group_by_bytes, kept_bucket, readiness
 from mpitrain.program import Action, Watch
 
@@ -103,7 +103,9 @@ class _StageGradients:
         self.replicas, self.watch = replicas, watch
         self.buckets = fill_buckets(parameters)
         self.armed = False
-        self.learnt: Readiness | None = None
+        #: The most contributions that a gradient had between two exchanges of the first step, and whether this is still it.
+        self.expected: dict[Parameter, int] = {}
+        self.learning = True
         self.seen: list[Parameter] = []
         self.missing: dict[Parameter, int] = {}
         self.started = 0
@@ -113,15 +115,14 @@ class _StageGradients:
         if self.exchange is None:
             return
         if self.armed:  # where every microbatch's gradients are taken away: the last one's are
-            self.finish()
+            self._complete()
         self.armed = True
-        self.seen.clear()
-        self.missing = dict(self.learnt.contributions) if self.learnt else {}
+        self.missing = dict(self.expected)
         for parameter in self.parameters:
-            parameter.on_grad = self._contributed
+            if not isinstance(parameter, Statistic):  # what forward passes observe says nothing of backward
+                parameter.on_grad = self._contributed
 
     def finish(self) -> None:
-        """Start what has not started (in the first step, everything), and wait for all of it."""
         self.armed = False
         for parameter in self.parameters:
             parameter.on_grad = None
@@ -129,9 +130,13 @@ class _StageGradients:
             for bucket in self.buckets:
                 bucket.settle()
             return
-        if self.learnt is None:
-            self.learnt = _agreed(readiness(self.parameters, self.seen), self.parameters, self.replicas)
-            self.buckets = self.fill_buckets(self.learnt.order)
+        self._complete()
+        self.learning = False
+
+    def _complete(self) -> None:
+        """Start what has not started (in the first step, everything), and wait for all of it."""
+        if self.learning:
+            self._learn()
         self._start(len(self.buckets))
         for bucket, exchange in self.in_flight:
             with self.watch(f"the sum over replicas of {bucket}"):
@@ -140,18 +145,27 @@ class _StageGradients:
         self.in_flight.clear()
         self.started = 0
 
+    def _learn(self) -> None:
+        """From what has been seen: the buckets, once, and how many contributions there can be."""
+        found = _agreed(readiness(self.parameters, self.seen), self.parameters, self.replicas)
+        self.seen.clear()
+        if not self.expected:
+            self.buckets = self.fill_buckets(found.order)
+        # The most, as the stages of a rank that share a weight need not contribute to it in turn.
+        self.expected = {p: max(count, self.expected.get(p, 0)) for p, count in found.contributions.items()}
+
     def advance(self) -> None:
         for bucket, exchange in tuple(self.in_flight):  # a copy, as another thread may come by
             _go(bucket, exchange.advance)
 
     def _contributed(self, weight: Weight) -> None:
         assert isinstance(weight, Parameter)
-        self.seen.append(weight)
-        if self.learnt is None:
+        if self.learning:
+            self.seen.append(weight)
             return
         self.missing[weight] -= 1
         if self.missing[weight] < 0:
-            expected = self.learnt.contributions[weight]
+            expected = self.expected[weight]
             raise ValueError(
                 f"parameter {weight.name} has had {expected + 1} contributions to its gradient in a backward pass where the "
                 f"first step had {expected}: its sum is already under way; a model whose graph changes needs overlap = false"

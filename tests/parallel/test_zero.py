@@ -15,6 +15,8 @@ LAYOUTS = {
     "llama-recompute-dp2": Case(lambda: _llama_recompute(), tokens, 2, 1, 2, "1f1b", 8, "float64"),
     "llama-dp2-pp2-float32": Case(llama, tokens, 2, 2, 2, "1f1b", 8, "float32"),
     "resnet-dp2": Case(resnet, images, 2, 1, 2, "1f1b", 12, "float64", alone=4),
+    # Forward passes, which observe statistics, come between the backward ones of a stage by none, one or two.
+    "resnet-dp2-pp2": Case(resnet, images, 2, 2, 4, "interleaved", 24, "float64", alone=8),
 }
 
 
@@ -40,6 +42,13 @@ def test_equals_one_rank_over_mpi(world):
     assert cases
     for case in cases:
         check(world, case)
+
+
+@pytest.mark.parametrize("level", [2, 3])
+def test_stages_of_a_rank_that_share_a_weight_need_not_take_turns(level, tmp_path):
+    order = tmp_path / "order.csv"
+    order.write_text("0F0,1F0,0F1,1F1,0F2,1F2,0F3,1F3,1B0,1B1,0B0,0B1,1B2,1B3,0B2,0B3")
+    check(mt.comm.local(2), Case(gpt(), tokens, 2, 1, 4, str(order), 8, "float64", settings={"zero": level}))
 
 
 def _trainer(level, dp, pp=1, **settings):
