@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from itertools import accumulate
 from typing import TypeVar
 
 import numpy as np
@@ -64,14 +65,15 @@ class DataParallel:
         make_bucket: MakeBucket = kept_bucket,
         watch: Watch = nullcontext,
     ) -> None:
-        def buckets(stage: int, parameters: Sequence[Parameter]) -> list[Bucket]:
+        def buckets(first: int, parameters: Sequence[Parameter]) -> list[Bucket]:
             groups = group_by_bytes(parameters, bucket_bytes, dtype)
-            # A message is told apart by its bucket's number, so the stages of a rank number theirs apart.
-            return [make_bucket((stage << 12) + i, group, arrays) for i, group in enumerate(groups)]
+            return [make_bucket(number, group, arrays) for number, group in enumerate(groups, first)]
 
+        # A bucket's number is its messages' tag, which MPI may bound by 32767.  A stage has no more buckets than parameters.
+        firsts = accumulate(map(len, stages.values()), initial=0)
         self.stages = {
-            stage: _StageGradients(parameters, exchange, partial(buckets, stage), replicas, watch)
-            for stage, parameters in stages.items()
+            stage: _StageGradients(parameters, exchange, partial(buckets, first), replicas, watch)
+            for (stage, parameters), first in zip(stages.items(), firsts, strict=False)
         }
 
     def arm(self, action: Action) -> None:
