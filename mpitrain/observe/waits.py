@@ -6,8 +6,10 @@ meantime; where that was a wait of its own, the cause of that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from mpitrain.observe.trace import StepTrace, row_of
 from mpitrain.program import Action, Kind
@@ -51,11 +53,7 @@ def bubble(spans: Sequence[Sequence[Span]]) -> float:
 
 def costliest_waits(spans: Sequence[Sequence[Span]], pipelines: Sequence[Sequence[int]], count: int = 3) -> list[Wait]:
     """The `count` longest waits of a step, the longest first; `pipelines` lists the ranks of each."""
-    found = sorted((wait for pipeline in pipelines for wait in _waits(spans, pipeline)), key=lambda wait: -wait.seconds)
-    each: dict[tuple[int, Action], Wait] = {}  # where stages differ in width, a rank belongs to several pipelines
-    for wait in found:
-        each.setdefault((wait.rank, wait.action), wait)
-    return list(each.values())[:count]
+    return sorted(_waits(spans, pipelines), key=lambda wait: -wait.seconds)[:count]
 
 
 def report(step: StepTrace, simulated: Sequence[Sequence[Span]]) -> list[str]:
@@ -67,32 +65,42 @@ def report(step: StepTrace, simulated: Sequence[Sequence[Span]]) -> list[str]:
     return [head, f"{bubbles}; {clocks}", *(f"  {wait}" for wait in costliest_waits(step.spans, step.pipelines))]
 
 
-def _waits(spans: Sequence[Sequence[Span]], pipeline: Sequence[int]) -> Iterator[Wait]:
-    """Every wait of the ranks of a pipeline, each with its cause."""
-    sends = {span.action: span for rank in pipeline for span in spans[rank]}
-    taking_part = _by_sum(spans, pipeline)
+def _waits(spans: Sequence[Sequence[Span]], pipelines: Sequence[Sequence[int]]) -> Iterator[Wait]:
+    """Every wait, each with its cause."""
+    done = {(span.rank, span.action): span for rank in spans for span in rank}
+    # Where stages differ in width, a rank belongs to several pipelines: the first of them stands for all.
+    home = {rank: pipeline for pipeline in reversed(pipelines) for rank in pipeline}
+    sums: defaultdict[Action, list[Span]] = defaultdict(list)
+    for span in done.values():
+        if span.action.kind in SUMS:
+            sums[sum_of(span.action)].append(span)
 
+    @cache
     def wait_in(span: Span) -> Wait | None:
         """The wait that `span` is, if it is one, with the rank that it was directly for."""
-        if span.action.kind in SENDERS and sender_of(span.action) in sends:
-            send = sends[sender_of(span.action)]
-            sent = max(span.begin, min(span.end, send.end))
-            late = sent - span.begin < span.end - sent  # more of the wait came after the send than before it
-            begin, end = (sent, span.end) if late else (span.begin, sent)
-            doing = _mostly(spans[send.rank], begin, end)
-            return _wait(span, span.end - span.begin, send.rank, doing, late)
-        if span.action.kind in SUMS:
-            last = max(taking_part[sum_of(span.action)], key=lambda other: other.begin)
+        action, own = span.action, home[span.rank]
+        if action.kind in SENDERS:
+            send = next((done[rank, sender_of(action)] for rank in own if (rank, sender_of(action)) in done), None)
+            if send is not None:
+                sent = max(span.begin, min(span.end, send.end))
+                late = sent - span.begin < span.end - sent  # more of the wait came after the send than before it
+                begin, end = (sent, span.end) if late else (span.begin, sent)
+                doing = _mostly(spans[send.rank], begin, end)
+                return _wait(span, span.end - span.begin, send.rank, doing, late)
+        if action.kind in SUMS:
+            # Shared weights are a pipeline's own.
+            taking_part = [s for s in sums[sum_of(action)] if action.kind is not Kind.TIE or s.rank in own]
+            last = max(taking_part, key=lambda other: other.begin)
             if last.rank != span.rank and last.begin > span.begin:
                 return _wait(span, last.begin - span.begin, last.rank, _mostly(spans[last.rank], span.begin, last.begin))
         return None
 
-    for span in (span for rank in pipeline for span in spans[rank]):
+    for span in done.values():
         wait = first = wait_in(span)
         seen = {(span.rank, span.action)}
         while wait is not None and wait.doing is not None and (wait.culprit, wait.doing) not in seen:
             seen.add((wait.culprit, wait.doing))
-            deeper = next((wait_in(s) for s in spans[wait.culprit] if s.action == wait.doing), None)
+            deeper = wait_in(done[wait.culprit, wait.doing])
             if wait.sent or deeper is None:
                 break
             wait = deeper
@@ -107,15 +115,6 @@ def _wait(span: Span, seconds: float, culprit: int, doing: Action | None, sent: 
 def sum_of(action: Action) -> Action:
     """What the actions of one sum have in common: a stage's gradients are reduced by themselves, all else is one sum."""
     return action if action.kind is Kind.REDUCE else Action(action.kind, 0)
-
-
-def _by_sum(spans: Sequence[Sequence[Span]], pipeline: Sequence[int]) -> Mapping[Action, list[Span]]:
-    """For each sum that ranks of `pipeline` take part in, everyone's span.  Shared weights are a pipeline's own."""
-    found: dict[Action, list[Span]] = {}
-    for rank, span in ((rank, span) for rank, mine in enumerate(spans) for span in mine if span.action.kind in SUMS):
-        if rank in pipeline or span.action.kind is not Kind.TIE:
-            found.setdefault(sum_of(span.action), []).append(span)
-    return found
 
 
 def _mostly(spans: Sequence[Span], begin: float, end: float) -> Action | None:

@@ -49,6 +49,17 @@ def test_gradients_wait_for_the_other_replica_of_their_stage():
     assert waits(trace) == [(0, "0REDUCE", 5.0, 1, "0B0", False)]
 
 
+def test_a_wait_for_a_replica_is_followed_along_its_own_pipeline():
+    trace = step(
+        "0RECV_B0 0 1, 0B0 1 2, 0REDUCE 2 11",
+        "1B0 0 .5, 1SEND_B0 .5 1",
+        "0RECV_B0 0 9, 0B0 9 10, 0REDUCE 10 11",
+        "1B0 0 8, 1SEND_B0 8 9",
+        pipelines=[(0, 1), (2, 3)],
+    )
+    assert waits(trace)[:2] == [(2, "0RECV_B0", 9.0, 3, "1B0", False), (0, "0REDUCE", 8.0, 3, "1B0", False)]
+
+
 def test_shared_weights_wait_within_their_pipeline():
     trace = step("0B0 0 1, 0TIE 1 5", "3B0 0 4, 3TIE 4 5", "0B0 0 9, 0TIE 9 10", "3B0 0 9, 3TIE 9 10",
                  pipelines=[(0, 1), (2, 3)])  # fmt: skip
