@@ -28,7 +28,7 @@ def partition(
     widths: Sequence[int] | None = None,
 ) -> list[tuple[int, int]]:
     """Cut layers of the given `costs` into `stages` runs, (start, stop) each, such that the costliest run is as cheap as can
-    be, and the `memory` of the layers of a run is at most `limit`.
+    be, and the `memory` of the layers of a run, in bytes, is at most `limit`.
 
     `memory` has one entry a layer, or one such row for each stage where that depends on the stage, as with the activations
     that 1F1B holds.  `widths` are the ranks that share the work of each stage, by default one.  Exact, by dynamic programming
@@ -52,8 +52,8 @@ def partition(
     if slowest == inf:
         least, _ = _smallest_maximum(bytes_of, layers, stages)
         raise ValueError(
-            f"no cut of {layers} layers into {stages} stages keeps each within {limit:g} of memory, the best needs {least:g}; "
-            "use more stages, fewer or smaller microbatches, or recompute activations"
+            f"no cut of {layers} layers into {stages} stages keeps within {limit:,.0f} bytes a rank, the best needs "
+            f"{least:,.0f}; use more stages, fewer or smaller microbatches, or recompute activations"
         )
     return list(zip([0, *cuts[:-1]], cuts, strict=True))
 

@@ -93,15 +93,16 @@ def place_by_time(
     evenly.  `ValueError` if there is no such placement.
     """
     owner = owners(schedule)
-    held = [peak_activations([a for a in schedule[owner[stage]] if a.stage == stage]) for stage in sorted(owner)]
-    # A narrower stage has more of each microbatch on a rank.
+    ranks = [owner[stage] for stage in sorted(owner)]
+    held = [peak_activations([a for a in schedule[rank] if a.stage == stage]) for stage, rank in enumerate(ranks)]
+    # A stage counts as often as its rank has stages, and a narrower one has more of each microbatch on a rank.
     widest = max(widths)
     memory = [
-        [own + count * layer.saved * widest / width for own, layer in zip(fixed, profile, strict=True)]
-        for fixed, count, width in zip(kept, held, widths, strict=True)
+        [ranks.count(rank) * (own + count * layer.saved * widest / width) for own, layer in zip(fixed, profile, strict=True)]
+        for rank, fixed, count, width in zip(ranks, kept, held, widths, strict=True)
     ]
     costs = [layer.seconds * 1e3 for layer in profile]
-    ranges = partition(costs, len(owner), memory, limit * len(schedule) / len(owner), widths)
+    ranges = partition(costs, len(ranks), memory, limit, widths)
     return Placement(ranges=ranges, costs=costs, widths=widths, unit="ms a microbatch", by="measured time")
 
 

@@ -46,7 +46,7 @@ def test_no_cut_within_the_memory_is_better(costs, stages, limit, by_stage, data
         assert slowest(costs, found) == min(slowest(costs, ranges) for ranges in allowed)
     else:
         least = min(map(largest, cuts(len(costs), stages)))
-        with pytest.raises(ValueError, match=f"within {limit} of memory, the best needs {least};"):
+        with pytest.raises(ValueError, match=f"within {limit} bytes a rank, the best needs {least};"):
             partition(costs, stages, memory, limit)
 
 

@@ -14,7 +14,7 @@ from layout_cases import Case, check, gpt, mlp, resnet, tokens, vectors
 import mpitrain as mt
 from mpitrain.autograd import Op
 from mpitrain.parallel import LayerProfile, place_by_hand, place_by_parameters, place_by_time
-from mpitrain.program import schedule_named
+from mpitrain.program import F, schedule_named
 
 
 class Sleeps(Op):
@@ -93,7 +93,7 @@ REFUSED = {
     "an empty stage": ({"stages": [5, 0]}, r"stages = \[5, 0\] is not known; expected .* at least 1 each"),
     "a name": ({"stages": "even"}, "stages = 'even' is not known; expected parameters, auto"),
     "more stages than layers": ({"pp": 6, "stages": "auto"}, "6 stages were asked for and the model has 5 layers"),
-    "too little memory": ({"stages": "auto", "memory_gib": 1e-9}, "no cut of 5 layers into 2 stages keeps each within 1.07"),
+    "too little memory": ({"stages": "auto", "memory_gib": 1e-9}, "no cut of 5 layers into 2 stages keeps within 1 bytes"),
     "a limit of nothing": (
         {"memory_gib": 2},
         "memory_gib = 2 limits stages = auto and schedule = automatic, and stages = parameters",
@@ -148,6 +148,18 @@ def test_no_cut_within_the_memory_is_faster(layers, widths, microbatches, name, 
     placed = place_by_time(profile, schedule, kept, limit, widths)
     assert max(placed.by_stage) == pytest.approx(min(times))
     assert fits([0, *(stop for _, stop in placed.ranges)])
+
+
+def test_stages_of_a_rank_share_its_memory():
+    """Two stages on rank 0 and one on rank 1, of layers of 10 bytes: with 60 a rank, 3 layers in each of the two at most."""
+    schedule = [[F(0, 0), F(2, 0)], [F(1, 0)]]
+    profile = [LayerProfile(forward=1, input_grad=0, weight_grad=0, saved=0)] * 9
+    kept = [[10.0] * 9] * 3
+    assert place_by_time(profile, schedule, kept, 60, [1, 1, 1]).ranges == [(0, 3), (3, 6), (6, 9)]
+    sizes = [stop - start for start, stop in place_by_time(profile, schedule, kept, 50, [1, 1, 1]).ranges]
+    assert sizes == [2, 5, 2]
+    with pytest.raises(ValueError, match="no cut of 9 layers into 3 stages keeps within 40 bytes a rank, the best needs 50"):
+        place_by_time(profile, schedule, kept, 40, [1, 1, 1])
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6))
