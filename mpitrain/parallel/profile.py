@@ -7,8 +7,9 @@ only one layer's are there at a time.
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from mpitrain.arrays import Array, Arrays
 from mpitrain.autograd import Context, Tensor, WeightWork, backward, run_weights
 from mpitrain.autograd.saved import saved_bytes
 from mpitrain.comm.communicator import Communicator
-from mpitrain.kernels.table import TWINS, kernels_for
+from mpitrain.kernels.table import Kernels, kernels_for
 from mpitrain.nn import Model, Module
 from mpitrain.nn.likeness import likeness
 
@@ -57,7 +58,7 @@ def profile_layers(
     The fastest time of a rank counts, and of the ranks' the median; layers that are alike are run once.  All ranks run at the
     same time, as in training.  Collective.
     """
-    known: dict[Hashable, tuple[Seconds, int, tuple[Array, ...]]] = {}
+    known: dict[Hashable, _Found] = {}
     x: tuple[Array, ...] = (arrays.asarray(inputs, dtype if inputs.dtype.kind == "f" else None),)
     times, sizes = [], []
     for i in range(len(model.layers)):
@@ -66,10 +67,10 @@ def profile_layers(
         key = likeness(stage), tuple((part.shape, str(part.dtype)) for part in x), i == 0, ends
         if key not in known:
             stage.materialize(arrays, dtype)
-            pass_ = _Pass(stage, x, arrays, model if ends else None, arrays.asarray(targets) if ends else None, first=i == 0)
-            pass_.kernels = kernels_for(arrays, dtype)
-            pass_.run()
-            known[key] = min((pass_.run() for _ in range(repeats)), key=sum), pass_.saved, pass_.outputs
+            loss = partial(_loss, model, arrays.asarray(targets)) if ends else None
+            run = partial(_run, stage, x, loss, arrays, kernels_for(arrays, dtype), first=i == 0)
+            run()
+            known[key] = min((run() for _ in range(repeats)), key=lambda found: sum(found[0]))
         seconds, saved, x = known[key]
         times.append(seconds)
         sizes.append((saved, sum(part.nbytes for part in x)))
@@ -81,44 +82,43 @@ def profile_layers(
     ]
 
 
-#: Of the forward pass, the input's gradient, and the weights'.
-Seconds = tuple[float, float, float]
+#: Seconds of the forward pass, the input's gradient and the weights'; bytes kept for them; what the layer gave.
+_Found = tuple[tuple[float, float, float], int, tuple[Array, ...]]
 
 
-class _Pass:
-    """One layer's forward and backward on `x`; with a `model`, its loss on `targets` too."""
+def _run(
+    layer: Module,
+    x: tuple[Array, ...],
+    loss: Callable[[Tensor], Tensor] | None,
+    arrays: Arrays,
+    kernels: Kernels,
+    *,
+    first: bool,
+) -> _Found:
+    """A layer's forward and backward on `x`, with the `loss` of what it gives if there is one."""
+    context = Context(samples=tuple(range(len(x[0]))), kernels=kernels)
+    arrays.synchronize()
+    begin = time.perf_counter()
+    inputs = [Tensor(part, context=context, needs_grad=not first and _is_real(part)) for part in x]
+    y = layer(inputs[0] if len(inputs) == 1 else tuple(inputs))
+    given = y if isinstance(y, tuple) else (y,)
+    outputs = given if loss is None else (loss(y),)
+    arrays.synchronize()
+    middle = time.perf_counter()
+    saved = saved_bytes(outputs, layer.parameters())
+    again = time.perf_counter()
+    real = [part for part in outputs if _is_real(part.data)]
+    put_off: WeightWork = []
+    backward(real, [arrays.xp.ones_like(part.data) for part in real], leaves=inputs, put_off=put_off)
+    arrays.synchronize()
+    between = time.perf_counter()
+    run_weights(put_off)
+    arrays.synchronize()
+    return (middle - begin, between - again, time.perf_counter() - between), saved, tuple(part.data for part in given)
 
-    def __init__(
-        self, layer: Module, x: tuple[Array, ...], arrays: Arrays, model: Model | None, targets: Array | None, *, first: bool
-    ) -> None:
-        self.layer, self.x, self.arrays, self.model, self.targets, self.first = layer, x, arrays, model, targets, first
-        self.saved = 0
-        self.kernels = TWINS
-        self.outputs: tuple[Array, ...] = ()
 
-    def run(self) -> Seconds:
-        """What it took; sets `saved` and `outputs`."""
-        context = Context(samples=tuple(range(len(self.x[0]))), kernels=self.kernels)
-        self.arrays.synchronize()
-        begin = time.perf_counter()
-        inputs = [Tensor(part, context=context, needs_grad=not self.first and _is_real(part)) for part in self.x]
-        y = self.layer(inputs[0] if len(inputs) == 1 else tuple(inputs))
-        outputs = y if isinstance(y, tuple) else (y,)
-        self.outputs = tuple(part.data for part in outputs)
-        if self.model is not None:
-            outputs = (self.model.loss(y, self.targets),)
-        self.arrays.synchronize()
-        middle = time.perf_counter()
-        self.saved = saved_bytes(outputs, self.layer.parameters())
-        again = time.perf_counter()
-        real = [part for part in outputs if _is_real(part.data)]
-        put_off: WeightWork = []
-        backward(real, [self.arrays.xp.ones_like(part.data) for part in real], leaves=inputs, put_off=put_off)
-        self.arrays.synchronize()
-        between = time.perf_counter()
-        run_weights(put_off)
-        self.arrays.synchronize()
-        return middle - begin, between - again, time.perf_counter() - between
+def _loss(model: Model, targets: Array, y: Tensor) -> Tensor:
+    return model.loss(y, targets)
 
 
 def _is_real(x: Array) -> bool:
