@@ -62,9 +62,9 @@ class Holding:
         self.owned = [kept[p.name] for p in self.owned_by(place.pp_rank, place.dp.rank)]
 
     @property
-    def tied_stages(self) -> set[int]:
-        """The stages of ranks that hold a parameter which another rank holds too."""
-        return {stage for stage, rank in self.owner.items() if any(rank in ranks for ranks in self.shared.values())}
+    def tied_ranks(self) -> set[int]:
+        """The ranks of a pipeline that hold a parameter which another one holds too."""
+        return {rank for ranks in self.shared.values() for rank in ranks}
 
     @property
     def replicated(self) -> list[Parameter]:

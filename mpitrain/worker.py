@@ -109,7 +109,7 @@ class Worker:
         # Exact totals take in every microbatch and are reduced once.
         each = self.zero_level > 1 and not settings.reproducible
         step = arm_reduction(step, each=each) if settings.overlap else step
-        step = add_update(step, self.holding.tied_stages)
+        step = add_update(step, self.holding.tied_ranks)
         step = gather_after_update(step) if self.zero_level in (1, 2) else step
         self.training = self._ready(step)
 

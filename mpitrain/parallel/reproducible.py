@@ -98,7 +98,7 @@ class ExactGradients:
         pairs = [pair for stage in stages for pair in zip(stages[stage], kept[stage], strict=True)]
         self.totals = {p: _Total(p, mine, replicas) for p, mine in pairs}
         self.of_kept = {mine: self.totals[p] for p, mine in pairs}
-        self.shared = {self.of_kept[mine] for joins in tied.joins.values() for mine, _ in joins}
+        self.shared = {self.of_kept[mine] for mine, _ in tied.joins}
         for parameter in self.totals:
             parameter.sink = self._fold
 
@@ -114,8 +114,8 @@ class ExactGradients:
         yield from self._rounded([total for total in totals if total not in self.shared], tag)
 
     def tie(self, action: Action) -> None:
-        """TIE: sum the totals of the stage's shared parameters over the stages, and round them back."""
-        for mine, group in self.tied.joins[action.stage]:
+        """TIE: sum the totals of the rank's shared parameters over the stages, and round them back."""
+        for mine, group in self.tied.joins:
             total = self.of_kept[mine]
             finish(_agree(group, [total], tag=0))
             for row in total.words():

@@ -28,7 +28,7 @@ def holders(model: Model, ranges: Sequence[tuple[int, int]], owner: Mapping[int,
 
 
 class TiedWeights:
-    """TIE for the stages of a rank of a pipeline."""
+    """TIE for a rank of a pipeline."""
 
     def __init__(
         self, place: Place, shared: Mapping[str, tuple[int, ...]], stages: Mapping[int, Sequence[Parameter]], *, sharded: bool
@@ -38,7 +38,8 @@ class TiedWeights:
 
         Collective: one group is made for each shared parameter.
         """
-        self.joins: dict[int, list[tuple[Parameter, Communicator]]] = {stage: [] for stage in stages}
+        #: By name: stage by stage, ranks that share two weights could come to them in opposite orders, and wait for each other.
+        self.joins: list[tuple[Parameter, Communicator]] = []
         #: Whether this rank's gradient of a shared parameter enters the sum: replicas have the same one, but for shards.
         self.counts = sharded or place.dp.rank == 0
         self.even = place.layout.even
@@ -49,13 +50,11 @@ class TiedWeights:
             ranks = [lanes[pp] for pp in holding] if self.even else [r for pp in holding for r in place.layout.replicas(pp)]
             group = place.comm.group(ranks if place.pp_rank in holding else [place.comm.rank])
             if place.pp_rank in holding:
-                # All in the first stage's TIE: stage by stage, ranks that share two weights could come to them in opposite
-                # orders, each waiting for the other.
-                self.joins[min(stages)].append((mine[name], group))
+                self.joins.append((mine[name], group))
 
     def tie(self, action: Action) -> None:
-        """TIE: sum the gradients of the rank's shared parameters, in its first stage's action."""
-        for parameter, group in self.joins[action.stage]:
+        """TIE: sum the gradients of the rank's shared parameters."""
+        for parameter, group in self.joins:
             grad = parameter.settled_grad()
             if self.even:
                 group.allreduce(grad)

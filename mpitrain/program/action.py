@@ -27,7 +27,7 @@ class Kind(Enum):
     REDUCE = "REDUCE"  #: wait until the stage's gradients are summed over its replicas
     GATHER = "GATHER"  #: start to bring the stage's weights together from the replicas that share them out
     FREE = "FREE"  #: let the stage's weights go again
-    TIE = "TIE"  #: sum the gradients of weights that several stages share
+    TIE = "TIE"  #: sum the gradients of weights that several ranks of a pipeline share
     TALLY = "TALLY"  #: add up loss, count and gradient norm over all ranks
     STEP = "STEP"  #: update the stage's weights
 

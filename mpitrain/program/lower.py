@@ -59,18 +59,18 @@ def gather_around(program: Program) -> Program:
 
     def gathered(actions: Sequence[Action]) -> list[Action]:
         computes = [action.stage for action in actions if action.kind in _COMPUTE]
+        coming = iter([*computes[1:], None])
         lowered = [Action(Kind.GATHER, computes[0])] if computes else []
         for action in actions:
             if action.kind not in _COMPUTE:
                 lowered.append(action)
                 continue
-            following = computes[1] if len(computes) > 1 else None
+            following = next(coming)
             if following not in (None, action.stage):
                 lowered.append(Action(Kind.GATHER, following))
             lowered.append(action)
             if following != action.stage:
                 lowered.append(Action(Kind.FREE, action.stage))
-            computes.pop(0)
         return lowered
 
     return [gathered(actions) for actions in program]
@@ -105,16 +105,16 @@ def arm_reduction(program: Program, *, each: bool = False) -> Program:
     return [armed(actions) for actions in program]
 
 
-def add_update(program: Program, tied_stages: Collection[int] = ()) -> Program:
-    """End the step: wait for each stage's reduced gradients, join those of shared weights, tally, update."""
+def add_update(program: Program, tied_ranks: Collection[int] = ()) -> Program:
+    """End the step: wait for each stage's reduced gradients, join those that `tied_ranks` share weights of, tally, update."""
 
-    def ending(actions: Sequence[Action]) -> list[Action]:
+    def ending(rank: int, actions: Sequence[Action]) -> list[Action]:
         stages = stages_of(actions)
-        reduce = [Action(Kind.REDUCE, stage) for stage in stages]
-        tie = [Action(Kind.TIE, stage) for stage in stages if stage in tied_stages]
-        return [*reduce, *tie, Action(Kind.TALLY, stages[0]), *(Action(Kind.STEP, stage) for stage in stages)]
+        tie = [Action(Kind.TIE, stages[0])] if rank in tied_ranks else []
+        reduce, step = ([Action(kind, stage) for stage in stages] for kind in (Kind.REDUCE, Kind.STEP))
+        return [*reduce, *tie, Action(Kind.TALLY, stages[0]), *step]
 
-    return [[*actions, *ending(actions)] for actions in program]
+    return [[*actions, *ending(rank, actions)] for rank, actions in enumerate(program)]
 
 
 def add_tally(program: Program) -> Program:

@@ -44,7 +44,8 @@ def held(schedule):
 @given(**SIZES, chunks=st.integers(1, 4))
 def test_every_size_is_valid(schedule, ranks, microbatches, chunks):
     actions = schedule(ranks, microbatches, chunks)
-    program = add_update(add_transfers(actions), tied_stages={0, len(owners(actions)) - 1})
+    owner = owners(actions)
+    program = add_update(add_transfers(actions), tied_ranks={owner[0], owner[len(owner) - 1]})
     validate(program, max_tag=2 * 4 * 16 * 64 * MAX_PARTS)
 
 
