@@ -44,11 +44,6 @@ class Holding:
         self.stages = cut_for(model, self.ranges, owner, place.pp_rank)
         #: The parameters that each stage computes with.
         self.parameters = parameters_by_stage(self.stages)
-        if zero and optimizer.needs_whole_weights:
-            raise ValueError(
-                f"{type(optimizer).__name__} needs whole weights and zero = {zero} shares them out by rows; "
-                "expected zero = 0, or an optimizer that treats each element alone (SGD, Adam, AdamW)"
-            )
         #: The ZeRO level; places with one replica have nothing to share out.
         self.level = zero
         self.zero = Zero(place.dp, zero, self.stages) if zero and place.dp.size > 1 else None

@@ -14,7 +14,7 @@ import numpy as np
 
 from mpitrain.comm import Layout, Mesh, World
 from mpitrain.config import Config, dump
-from mpitrain.data import TokenDataset, check_batch, check_vocab
+from mpitrain.data import TokenDataset, check_vocab
 from mpitrain.observe import MetricsFile, Progress, StepReport, Tracing
 from mpitrain.plan import Plan, plan
 from mpitrain.program import schedule_named
@@ -45,27 +45,12 @@ def planned(config: Config) -> Plan:
     schedule, compression = schedule_named(config.train.schedule), config.compression.build()
     chosen = Settings(**config.train.settings() | {"schedule": schedule, "compression": compression, "dtype": config.run.dtype})
     layout = Layout(**config.layout.settings())
-    check_batch(chosen.batch, layout.widest, chosen.microbatches)
     train, _ = config.data.build()
     model = config.model.build()
     vocab = model.settings.get("vocab")
     if isinstance(train, TokenDataset) and isinstance(vocab, int):
         check_vocab(train, vocab)
-    return plan(
-        model,
-        config.build_optimizer(),
-        layout,
-        chosen.schedule,
-        microbatches=chosen.microbatches,
-        batch=chosen.batch,
-        sample=train.batch(np.zeros(1, np.int64))[0],
-        dtype=chosen.dtype,
-        zero=chosen.zero,
-        stages=chosen.stages,
-        memory_gib=chosen.memory_gib,
-        compression=chosen.compression,
-        reproducible=chosen.reproducible,
-    )
+    return plan(model, config.build_optimizer(), layout, chosen, train.batch(np.zeros(1, np.int64))[0])
 
 
 def prepare(config: Config, world: World, resume: str, *, arrays: str | None) -> Job:

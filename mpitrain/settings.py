@@ -1,13 +1,20 @@
 """`Settings`: how a job trains.
 
-Invariant: it is the same value on every rank, and settings that contradict each other cannot be made.
+Invariant: it is the same value on every rank, and settings that contradict each other cannot be made; a plan and the job itself
+refuse the same.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mpitrain.parallel import Compressor, Stages, check_stages
+from mpitrain.arrays import float_dtype
+from mpitrain.comm import Layout
+from mpitrain.data import check_batch
+from mpitrain.nn import Parameter
+from mpitrain.optim import Optimizer
+from mpitrain.parallel import Compressor, Kept, Stages, check_stages, kept_bytes
 from mpitrain.program import ScheduleFunction, Search
 
 
@@ -49,6 +56,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_stages(self.stages)
+        if self.zero not in range(4):
+            raise ValueError(f"the ZeRO level is {self.zero}; expected 0 (nothing shared out), 1, 2 or 3")
         if self.memory_gib is not None and self.stages != "auto" and not isinstance(self.schedule, Search):
             raise ValueError(
                 f"memory_gib = {self.memory_gib:g} limits stages = auto and schedule = automatic, and stages = {self.stages} "
@@ -65,3 +74,34 @@ class Settings:
             raise ValueError(
                 f"zero = {self.zero} and a compression each say how gradients are summed; expected one of them: leave one out"
             )
+
+    @property
+    def memory_bytes(self) -> float | None:
+        """`memory_gib` in bytes."""
+        return None if self.memory_gib is None else self.memory_gib * 2**30
+
+    def check(self, layout: Layout, optimizer: Optimizer) -> None:
+        """`ValueError` if they do not go together with these."""
+        check_batch(self.batch, layout.widest, self.microbatches)
+        if self.reproducible and not layout.even:
+            raise ValueError(
+                f"reproducible = true and the layout {layout} do not go together: places of another width compute with "
+                "parts of another size; give all the same width, or set reproducible = false"
+            )
+        if self.zero and optimizer.needs_whole_weights:
+            raise ValueError(
+                f"{type(optimizer).__name__} needs whole weights and zero = {self.zero} shares them out by rows; "
+                "expected zero = 0, or an optimizer that treats each element alone (SGD, Adam, AdamW)"
+            )
+
+    def kept_bytes(self, parameters: Sequence[Parameter], optimizer: Optimizer, replicas: int) -> Kept:
+        """What each of `replicas` keeps of `parameters` for good."""
+        return kept_bytes(
+            parameters,
+            float_dtype(self.dtype),
+            slots=len(optimizer.slots),
+            replicas=replicas,
+            zero=self.zero,
+            compression=self.compression,
+            reproducible=self.reproducible,
+        )

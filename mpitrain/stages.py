@@ -14,19 +14,19 @@ from mpitrain.arrays import Arrays, float_dtype
 from mpitrain.comm import Place
 from mpitrain.comm.probe import measure_message
 from mpitrain.data import Dataset
-from mpitrain.nn import Model, Module
+from mpitrain.nn import Model, Module, Sequential
 from mpitrain.optim import Optimizer
 from mpitrain.parallel import (
     LayerProfile,
     Order,
     Placement,
-    kept_bytes,
     no_time,
     place_by_hand,
     place_by_parameters,
     place_by_time,
     profile_layers,
     search,
+    stage_costs,
 )
 from mpitrain.program import Schedule, Search, owners
 from mpitrain.settings import Settings
@@ -50,29 +50,21 @@ def choose_stages(
 
     `ValueError` where the model cannot be cut so, or memory does not suffice.
     """
-    stages, schedule, dtype = settings.stages, settings.schedule, float_dtype(settings.dtype)
+    stages, schedule = settings.stages, settings.schedule
     base = schedule(place.layout.pp, settings.microbatches)
     widths = [place.layout.widths[pp] for _, pp in sorted(owners(base).items())]
-    searches, limit = isinstance(schedule, Search), settings.memory_gib and settings.memory_gib * 2**30
+    searches, limit = isinstance(schedule, Search), settings.memory_bytes
     profile: list[LayerProfile] = []
     if stages == "auto" or searches:
         rows = -(-settings.batch // (place.layout.widest * settings.microbatches))
         inputs, targets = data.batch(np.arange(rows, dtype=np.int64) % len(data))
-        profile = profile_layers(place.comm, model, inputs, targets, arrays, dtype)
+        profile = profile_layers(place.comm, model, inputs, targets, arrays, float_dtype(settings.dtype))
 
-    def kept(layer: Module, replicas: int) -> float:
-        return kept_bytes(
-            layer.parameters(),
-            dtype,
-            slots=len(optimizer.slots),
-            replicas=replicas,
-            zero=settings.zero,
-            compression=settings.compression,
-            reproducible=settings.reproducible,
-        ).total
+    def kept(part: Module, replicas: int) -> float:
+        return settings.kept_bytes(part.parameters(), optimizer, replicas).total
 
-    fixed = [[kept(layer, width) for layer in model.layers] for width in widths]
     if stages == "auto":
+        fixed = [[kept(layer, width) for layer in model.layers] for width in widths]
         placement = place_by_time(profile, base, fixed, inf if limit is None else limit, widths)
     elif isinstance(stages, str):
         placement = place_by_parameters(model, widths)
@@ -82,5 +74,7 @@ def choose_stages(
         return Chosen(placement=placement, schedule=base, order=None)
     # Ranks of neighbouring stages stand so far apart in the job.
     message = measure_message(place.comm, place.layout.widest) if place.comm.timed and place.layout.pp > 1 else no_time
-    order = search(base, placement.ranges, profile, fixed, limit, widths, message)
+    parts = [Sequential(model.layers[start:stop]) for start, stop in placement.ranges]
+    costs = stage_costs(profile, placement.ranges, widths, message)
+    order = search(base, costs, list(map(kept, parts, widths)), limit)
     return Chosen(placement=placement, schedule=order.schedule, order=order)

@@ -16,7 +16,7 @@ import numpy as np
 from mpitrain.arrays import Arrays, float_dtype, to_host
 from mpitrain.autograd import Context
 from mpitrain.comm import Place, ProgressThread, choose_progress
-from mpitrain.data import Dataset, Loader, Sampler, check_batch, share, share_jointly
+from mpitrain.data import Dataset, Loader, Sampler, share, share_jointly
 from mpitrain.gradients import choose_summing
 from mpitrain.holding import Holding
 from mpitrain.nn import Model, NotFiniteError
@@ -68,12 +68,7 @@ class Worker:
         arrays: Arrays,
     ) -> None:
         """Cut the model, create this rank's stages, agree with the neighbours.  Collective."""
-        check_batch(settings.batch, place.layout.widest, settings.microbatches)
-        if settings.reproducible and not place.layout.even:
-            raise ValueError(
-                f"reproducible = true and the layout {place.layout} do not go together: places of another width compute with "
-                "parts of another size; give all the same width, or set reproducible = false"
-            )
+        settings.check(place.layout, optimizer)
         self.place, self.model, self.data, self.settings, self.arrays = place, model, data, settings, arrays
         self.optimizer, self.dtype = optimizer, float_dtype(settings.dtype)
         self.sampler = Sampler(len(data), settings.seed)

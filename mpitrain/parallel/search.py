@@ -30,25 +30,15 @@ class Order:
         )
 
 
-def search(
-    base: Schedule,
-    ranges: Sequence[tuple[int, int]],
-    profile: Sequence[LayerProfile],
-    kept: Sequence[Sequence[float]],
-    limit: float | None,
-    widths: Sequence[int],
-    message: Callable[[float], float],
-) -> Order:
-    """Search for an order of the stages of `base`, which are the layers `ranges`.
+def search(base: Schedule, costs: Costs, kept: Sequence[float], limit: float | None) -> Order:
+    """Search for an order of the stages of `base`.
 
-    `profile` is of a microbatch of the widest stage; `widths` has the number of replicas of each.  `kept` are, for each stage,
-    the bytes that each layer would take there beside activations, `limit` the most bytes that a rank may hold, by default as
-    many as the fullest rank of `base` does, `message` the seconds that a message of so many bytes takes.  `ValueError` if a
+    `costs` are those of `stage_costs`; `kept` are, for each stage, the bytes that it takes on a rank beside activations.
+    `limit` is the most bytes that a rank may hold, by default as many as the fullest rank of `base` does.  `ValueError` if a
     rank cannot hold a microbatch of each of its stages.
     """
     owner = [rank for _, rank in sorted(owners(base).items())]
-    costs = stage_costs(profile, ranges, widths, message)
-    room = limits(base, ranges, profile, kept, limit, widths)
+    room = limits(base, costs, kept, limit)
     found = automatic(owner, _microbatches(base), costs=costs, limits=room)
     seconds, base_seconds = (simulate(add_transfers(schedule), costs).makespan for schedule in (found, base))
     if base_seconds < seconds and all(held <= most for held, most in zip(_held(base), room, strict=True)):
@@ -56,15 +46,24 @@ def search(
     return Order(schedule=found, seconds=seconds, base_seconds=base_seconds, held=_held(found))
 
 
+def no_time(nbytes: float) -> float:
+    """Messages that take no time, for where none can be measured."""
+    return 0.0
+
+
 def stage_costs(
     profile: Sequence[LayerProfile],
     ranges: Sequence[tuple[int, int]],
     widths: Sequence[int],
-    message: Callable[[float], float],
+    message: Callable[[float], float] = no_time,
 ) -> Costs:
-    """What each stage takes, and the link to the one after it; arguments as of `search`."""
+    """What a microbatch takes on each stage and on the link to the one after it, and the bytes that the stage keeps of it.
+
+    The stages are the layers `ranges`; `profile` is of a microbatch of the widest one, `widths` has the number of replicas of
+    each.  `message` gives the seconds that a message of so many bytes takes.
+    """
     # A narrower stage has more of each microbatch on a rank, and the narrower end of a link takes the longer.
-    shares = _shares(widths)
+    shares = [max(widths) / width for width in widths]
     stages = [(profile[start:stop], share) for (start, stop), share in zip(ranges, shares, strict=True)]
     ends = zip(ranges, map(max, shares, [*shares[1:], 0.0]), strict=True)
     return Costs(
@@ -72,28 +71,17 @@ def stage_costs(
         input_grad=[share * sum(layer.input_grad for layer in layers) for layers, share in stages],
         weight_grad=[share * sum(layer.weight_grad for layer in layers) for layers, share in stages],
         transfer=[message(share * profile[stop - 1].output) for (_, stop), share in ends],
+        activation=[share * sum(layer.saved for layer in layers) for layers, share in stages],
     )
 
 
-def no_time(nbytes: float) -> float:
-    """Messages that take no time, for where none can be measured."""
-    return 0.0
-
-
-def limits(
-    base: Schedule,
-    ranges: Sequence[tuple[int, int]],
-    profile: Sequence[LayerProfile],
-    kept: Sequence[Sequence[float]],
-    limit: float | None,
-    widths: Sequence[int],
-) -> list[int]:
+def limits(base: Schedule, costs: Costs, kept: Sequence[float], limit: float | None) -> list[int]:
     """For each rank, how many microbatches of a stage it may hold; its largest stage counts for each."""
-    shares, mine = _shares(widths), [stages_of(actions) for actions in base]
-    fixed = [sum(sum(kept[stage][slice(*ranges[stage])]) for stage in stages) for stages in mine]
-    each = [max(shares[s] * sum(layer.saved for layer in profile[slice(*ranges[s])]) for s in stages) for stages in mine]
+    mine = [stages_of(actions) for actions in base]
+    fixed = [sum(kept[stage] for stage in stages) for stages in mine]
+    each = [max(costs.kept(stage) for stage in stages) for stages in mine]
     most = max(f + held * e for f, held, e in zip(fixed, _held(base), each, strict=True)) if limit is None else limit
-    every = _microbatches(base) * len(ranges)
+    every = _microbatches(base) * len(kept)
     found = [min(every, int((most - f) / e + 1e-9)) if e else every for f, e in zip(fixed, each, strict=True)]
     for rank, (count, stages) in enumerate(zip(found, mine, strict=True)):
         if count < len(stages):
@@ -103,11 +91,6 @@ def limits(
                 "stages, or smaller microbatches"
             )
     return found
-
-
-def _shares(widths: Sequence[int]) -> list[float]:
-    """How much of a microbatch a rank of each stage has, by that of the widest stage."""
-    return [max(widths) / width for width in widths]
 
 
 def _held(schedule: Schedule) -> list[int]:

@@ -10,8 +10,7 @@ arrays, N w (2 + k) at level 0, N w (2 + k/d) at 1, N w (1 + (1 + k)/d) at 2, N 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from mpitrain.comm.allreduce import ring
 from mpitrain.nn import Parameter, Sequential, Statistic
 from mpitrain.parallel.buckets import Bucket
 from mpitrain.parallel.rows import gather_rows, reduce_rows, rows_of, shard_of
-from mpitrain.program.action import Action, Kind
+from mpitrain.program.action import Action
 
 
 class Zero:
@@ -30,10 +29,8 @@ class Zero:
     def __init__(self, comm: Communicator, level: int, stages: Mapping[int, Sequential]) -> None:
         """Describe this replica's shards of the parameters of `stages`.  Collective over `comm`, the replicas.
 
-        `ValueError` if `level` is none of 1, 2, 3.
+        `level` is 1, 2 or 3.
         """
-        if level not in (1, 2, 3):
-            raise ValueError(f"the ZeRO level is {level}; expected 0 (nothing shared out), 1, 2 or 3")
         self.comm, self.level = comm, level
         # Weights travel apart from gradients: the same numbers are tags of both.
         self.weights_comm = comm.group(range(comm.size))
@@ -96,17 +93,6 @@ class Zero:
             for stage in self.used:
                 self._start_gather(stage)
                 self.need(stage)
-
-    @contextmanager
-    def gathered(self, stage: int) -> Iterator[None]:
-        """The stage's weights are whole within this context.  Collective."""
-        if self.level < 3:
-            yield
-            return
-        self._start_gather(stage)
-        self.need(stage)
-        yield
-        self.free(Action(Kind.FREE, stage))
 
     def _start_gather(self, stage: int) -> None:
         wholes = [whole for whole in self.used[stage] if not self.users[whole]]

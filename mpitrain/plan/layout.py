@@ -7,23 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from functools import partial
 
 import numpy as np
 
 from mpitrain.arrays import float_dtype
 from mpitrain.comm import Layout
-from mpitrain.nn import Model
+from mpitrain.nn import Model, Sequential
 from mpitrain.optim import Optimizer
 from mpitrain.parallel import (
-    Compressor,
     Kept,
     LayerProfile,
-    Stages,
     cut_for,
-    kept_bytes,
     layer_costs,
-    no_time,
     parameters_by_stage,
     place_by_hand,
     place_by_parameters,
@@ -31,7 +26,8 @@ from mpitrain.parallel import (
     stage_costs,
 )
 from mpitrain.plan.activations import saved_bytes
-from mpitrain.program import ScheduleFunction, Search, add_transfers, owners, simulate
+from mpitrain.program import Search, add_transfers, owners, simulate
+from mpitrain.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +39,7 @@ class RankPlan:
     layers: tuple[tuple[int, int], ...]
     parameters: int
     kept: Kept
-    #: Most microbatches that wait for their backward at once, and what they keep.
+    #: The most microbatches of a stage that wait for their backward at once, and the most bytes that they keep.
     held: int
     activations: int
 
@@ -91,59 +87,46 @@ class Plan:
         return [head, *table, *self.notes]
 
 
-def plan(
-    model: Model, optimizer: Optimizer, layout: Layout, schedule: ScheduleFunction, *,
-    microbatches: int, batch: int, sample: np.ndarray, dtype: str = "float32", zero: int = 0,
-    stages: Stages = "parameters", memory_gib: float | None = None, compression: Compressor | None = None,
-    reproducible: bool = False,
-) -> Plan:  # fmt: skip
-    """Plan a job; `sample` is a model input with a sample dim of 1, the others are what `Trainer` takes.
+def plan(model: Model, optimizer: Optimizer, layout: Layout, settings: Settings, sample: np.ndarray) -> Plan:
+    """Plan a job; `sample` is a model input with a sample dim of 1.  `ValueError` where the parts do not fit together.
 
     What a run measures at its start is not known here: stages = "auto" and a search for the order go by parameters instead, and
     the plan says so.
-
-    `ValueError` where the parts do not fit together.
     """
-    actions, notes = schedule(layout.pp, microbatches), []
+    settings.check(layout, optimizer)
+    schedule, stages = settings.schedule, settings.stages
+    actions, notes = schedule(layout.pp, settings.microbatches), []
     owner = owners(actions)
     widths, costs = [layout.widths[pp] for _, pp in sorted(owner.items())], layer_costs(model)
     ranges = (place_by_parameters(model, widths) if isinstance(stages, str) else place_by_hand(model, stages, widths)).ranges
     if stages == "auto":
         notes.append("stages: a run chooses them at its start by measured time; here they are by parameters")
-    kept = partial(
-        kept_bytes,
-        dtype=float_dtype(dtype),
-        slots=len(optimizer.slots),
-        zero=zero,
-        compression=compression,
-        reproducible=reproducible,
-    )
-    width, rows = float_dtype(dtype).itemsize, -(-batch // microbatches)
+    width, rows = float_dtype(settings.dtype).itemsize, -(-settings.batch // settings.microbatches)
     saved = [size * width // 4 for size in saved_bytes(model, sample)]
     profile = [
         LayerProfile(forward=cost, input_grad=cost, weight_grad=cost, saved=size * -(-rows // layout.widest))
         for cost, size in zip(costs, saved, strict=True)
     ]
+    by_stage = stage_costs(profile, ranges, widths)
     if isinstance(schedule, Search):
-        fixed = [[kept(layer.parameters(), replicas=replicas).total for layer in model.layers] for replicas in widths]
-        limit = None if memory_gib is None else memory_gib * 2**30
-        actions = search(actions, ranges, profile, fixed, limit, widths, no_time).schedule
+        parts = [Sequential(model.layers[start:stop]).parameters() for start, stop in ranges]
+        fixed = [settings.kept_bytes(part, optimizer, replicas).total for part, replicas in zip(parts, widths, strict=True)]
+        actions = search(actions, by_stage, fixed, settings.memory_bytes).schedule
         notes.append("order: a run searches for it at its start by measured times; here by parameters, B twice F")
-    timeline = simulate(add_transfers(actions), stage_costs(profile, ranges, widths, no_time))
+    timeline = simulate(add_transfers(actions), by_stage)
     ranks = []
     for pp, replicas in enumerate(layout.widths):
         mine = [ranges[stage] for stage in sorted(owner) if owner[stage] == pp]
         held = [p for found in parameters_by_stage(cut_for(model, ranges, owner, pp)).values() for p in found]
-        activations = sum(sum(saved[start:stop]) for start, stop in mine) // len(mine)
         ranks.append(
             RankPlan(
                 pp=pp,
                 ranks=layout.replicas(pp),
                 layers=tuple(mine),
                 parameters=sum(p.size for p in held),
-                kept=kept(held, replicas=replicas),
+                kept=settings.kept_bytes(held, optimizer, replicas),
                 held=timeline.peak_activations[pp],
-                activations=activations * -(-rows // replicas) * timeline.peak_activations[pp],
+                activations=round(max(nbytes for _, nbytes in timeline.memory[pp])),
             )
         )
     bubble = sum(timeline.bubble) / (timeline.makespan * layout.pp)
@@ -153,7 +136,7 @@ def plan(
         parameters=total,
         ranks=tuple(ranks),
         bubble=bubble,
-        microbatches=microbatches,
+        microbatches=settings.microbatches,
         microbatch=-(-rows // layout.widest),
         notes=tuple(notes),
     )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from layout_cases import Case, check, gpt, mlp, tokens, vectors
 
 import mpitrain as mt
-from mpitrain.parallel import LayerProfile, no_time, search, stage_costs
+from mpitrain.parallel import LayerProfile, search, stage_costs
 from mpitrain.program import (
     SCHEDULES,
     Costs,
@@ -35,12 +35,11 @@ def test_no_fixed_schedule_that_fits_is_faster(bases, ranks, microbatches, data)
         )
         for _ in range(stages)
     ]
-    kept = [[data.draw(number)] * stages] * stages
-    ranges = [(stage, stage + 1) for stage in range(stages)]
-    found = search(base, ranges, profile, kept, None, [1] * stages, no_time)
+    kept = [data.draw(number)] * stages
+    costs = stage_costs(profile, [(stage, stage + 1) for stage in range(stages)], [1] * stages)
+    found = search(base, costs, kept, None)
     program = add_transfers(found.schedule)
     validate(program)
-    costs = stage_costs(profile, ranges, [1] * stages, no_time)
     assert found.seconds == simulate(program, costs).makespan
     assert found.base_seconds == simulate(add_transfers(base), costs).makespan
 
@@ -48,7 +47,7 @@ def test_no_fixed_schedule_that_fits_is_faster(bases, ranks, microbatches, data)
         """The bytes of each rank, each activation as one of its largest stage, of the fullest rank."""
         mine = [[stage for stage, rank in owners(schedule).items() if rank == place] for place in range(ranks)]
         return max(
-            sum(kept[0][0] for _ in own) + peak_activations(actions) * max(profile[stage].saved for stage in own)
+            sum(kept[stage] for stage in own) + peak_activations(actions) * max(profile[stage].saved for stage in own)
             for own, actions in zip(mine, schedule, strict=True)
         )
 
@@ -60,10 +59,8 @@ def test_no_fixed_schedule_that_fits_is_faster(bases, ranks, microbatches, data)
 
 
 def test_more_memory_makes_it_faster_and_too_little_is_refused():
-    base, kept = SCHEDULES["1f1b"](4, 12), [[100.0] * 4] * 4
-    profile = [LayerProfile(forward=1, input_grad=1, weight_grad=1, saved=10)] * 4
-    ranges = [(stage, stage + 1) for stage in range(4)]
-    found = [search(base, ranges, profile, kept, limit, [1] * 4, no_time) for limit in (115, 125, None, 180)]
+    base, kept, costs = SCHEDULES["1f1b"](4, 12), [100.0] * 4, Costs(activation=[10])
+    found = [search(base, costs, kept, limit) for limit in (115, 125, None, 180)]
     for order, most in zip(found, (1, 2, 4, 8), strict=True):  # the fullest rank of 1F1B holds 4
         assert max(order.held) <= most
     assert [order.seconds for order in found] == sorted((order.seconds for order in found), reverse=True)
@@ -73,13 +70,14 @@ def test_more_memory_makes_it_faster_and_too_little_is_refused():
     with pytest.raises(
         ValueError, match="rank 0 of the pipeline keeps 100 bytes and 10 for each microbatch of a stage, of which"
     ):
-        search(base, ranges, profile, kept, 105, [1] * 4, no_time)
+        search(base, costs, kept, 105)
 
 
 def test_a_narrower_stage_takes_longer_and_so_do_its_links():
-    profile = [LayerProfile(forward=1, input_grad=2, weight_grad=3, saved=1, output=8)] * 3
+    profile = [LayerProfile(forward=1, input_grad=2, weight_grad=3, saved=4, output=8)] * 3
     costs = stage_costs(profile, [(0, 1), (1, 2), (2, 3)], [2, 2, 1], lambda nbytes: 10 + nbytes)
-    assert costs == Costs(forward=[1, 1, 2], input_grad=[2, 2, 4], weight_grad=[3, 3, 6], transfer=[18, 26, 26])
+    seconds = {"forward": [1, 1, 2], "input_grad": [2, 2, 4], "weight_grad": [3, 3, 6], "transfer": [18, 26, 26]}
+    assert costs == Costs(**seconds, activation=[4, 4, 8])
 
 
 #: The search in the layout grid: alone, with other stages, replicas, shared-out weights, a tied model, widths, a limit.
