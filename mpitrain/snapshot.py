@@ -37,7 +37,7 @@ def restore(worker: Worker, path: Path) -> None:
         _recall(kept, checkpoint)
     if worker.holding.zero:
         worker.holding.zero.refresh()
-    worker.crossings = {}
+    worker.feed.forget()
     worker.position = Position(**checkpoint.meta["position"])
     for state in worker.holding.states.values():
         state.step_count = checkpoint.manifest.step

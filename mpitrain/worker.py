@@ -16,20 +16,16 @@ import numpy as np
 from mpitrain.arrays import Arrays, float_dtype, to_host
 from mpitrain.autograd import Context
 from mpitrain.comm import Place, ProgressThread, choose_progress
-from mpitrain.data import Dataset, Loader, Sampler, share, share_jointly
+from mpitrain.data import Dataset, Sampler
+from mpitrain.feed import Batch, Feed
 from mpitrain.gradients import choose_summing
 from mpitrain.holding import Holding
 from mpitrain.nn import Model, NotFiniteError
 from mpitrain.optim import Optimizer
-from mpitrain.parallel import (
-    DataParallel,
-    Routes,
-    sync_batch_norm,
-)
+from mpitrain.parallel import DataParallel, Routes, sync_batch_norm
 from mpitrain.program import (
     Action,
     Compute,
-    Crossings,
     Kind,
     Mail,
     Measured,
@@ -73,7 +69,6 @@ class Worker:
         self.optimizer, self.dtype = optimizer, float_dtype(settings.dtype)
         self.sampler = Sampler(len(data), settings.seed)
         self.position = self.sampler.start()
-        self.loader = Loader(data)
         #: Called around each action, to name one that never returns.
         self.watch: Watch = nullcontext
         self.measured: list[Measured] = []
@@ -82,9 +77,8 @@ class Worker:
         self.placement, self.order = chosen.placement, chosen.order
         # Where weights come and go stage by stage, each layer is one.
         fine, ranges = settings.zero == 3, self.placement.ranges
-        self.parts = [stop - start if fine else 1 for start, stop in ranges]
+        schedule = refine(chosen.schedule, [stop - start if fine else 1 for start, stop in ranges])
         ranges = [(i, i + 1) for i in range(len(model.layers))] if fine else ranges
-        schedule = refine(chosen.schedule, self.parts)
         self.owner = owners(schedule)
         self.last_stage = len(self.owner) - 1
         self.holding = Holding(
@@ -96,10 +90,8 @@ class Worker:
             for stage in self.stages.values():
                 sync_batch_norm(stage, replicas)
         self._build_handlers()
+        self.feed = Feed(data, place, self.owner, settings)
         self._inferences: dict[int, list[Action]] = {}
-        self._routes: dict[int, Routes] = {}
-        #: What crosses between stages in training, remembered from the last step that told it.
-        self.crossings: Crossings = {}
         step = add_transfers(schedule)
         # Exact totals take in every microbatch and are reduced once.
         each = self.zero_level > 1 and not settings.reproducible
@@ -130,35 +122,31 @@ class Worker:
 
     def train_step(self) -> Metrics:
         """One step on the next batch.  `NotFiniteError`, naming the first culprit, if loss or gradients are not finite."""
-        return self._pass(self.step)
+        return self._pass(self.training, self.step)
 
-    def _pass(self, step: int | None) -> Metrics:
-        """Forward and backward on the next batch, and what comes after: the step of that number, or none."""
+    def _pass(self, actions: Sequence[Action], step: int | None) -> Metrics:
+        """Do `actions` with the next batch: the step of that number, or none."""
         if self.compression:
             self.compression.begin(step)
-        batch = self.settings.batch
-        numbers, after = self.sampler.take(self.position, batch)
-        following, _ = self.sampler.take(after, batch)
-        routes = self._dealt(batch)
-        microbatches = self._microbatches(self.loader, numbers, self.sampler.count_before(self.position), following)
-        context = Context(seed=self.settings.seed, sample_weight=1 / batch)
+        numbers, after = self.sampler.take(self.position, self.settings.batch)
+        following, _ = self.sampler.take(after, self.settings.batch)
+        batch = self.feed.batch(numbers, self.sampler.count_before(self.position), following)
+        context = Context(seed=self.settings.seed, sample_weight=1 / self.settings.batch)
         try:
-            self._run(self.training, microbatches, context, routes, self.crossings)
+            self._run(actions, batch, context)
         except NotFiniteError as error:
-            self._name_culprit(microbatches, context, routes, error)
+            self._name_culprit(batch, context, error)
         if self.update.changes:
-            self.crossings = {}
+            self.feed.forget()
         self.position = after
         return self.update.metrics
 
     def gradients_only(self) -> Metrics:
         """What `train_step` does up to the update: gradients stay in `holding.owned`, weights and position as they were."""
-        position, training = self.position, self.training
-        self.training = [action for action in training if action.kind is not Kind.STEP]
-        try:
-            return self._pass(None)
-        finally:
-            self.position, self.training = position, training
+        position = self.position
+        metrics = self._pass([action for action in self.training if action.kind is not Kind.STEP], None)
+        self.position = position
+        return metrics
 
     def evaluate(self, data: Dataset, batches: int | None = None) -> Metrics:
         """Mean loss, and accuracy where there are classes, over the first `batches` batches of `data` (all by default).
@@ -168,12 +156,13 @@ class Worker:
         size = self.settings.batch
         samples = len(data) if batches is None else min(len(data), size * batches)
         found = []
-        with Loader(data) as loader:
+        with Feed(data, self.place, self.owner, self.settings) as feed:
             for start in range(0, samples, size):
                 numbers, following = (np.arange(begin, min(begin + size, samples)) for begin in (start, start + size))
-                microbatches = self._microbatches(loader, numbers, start, following)
-                self._run(self._inference(len(microbatches)), microbatches, _EVALUATION, self._dealt(len(numbers)))
+                self._run(self._inference(self.settings.microbatches), feed.batch(numbers, start, following), _EVALUATION)
                 found.append(self.update.metrics)
+                if self.update.changes:
+                    feed.forget()
         return Metrics.mean(found)
 
     def predict(self, inputs: np.ndarray) -> np.ndarray | None:
@@ -181,7 +170,7 @@ class Worker:
         # The first replica of each stage has all of it.
         routes = Routes(self.place, self.owner, lambda width, replica: [(0, 0 if replica else len(inputs))])
         microbatch = Microbatch(samples=tuple(range(*routes.runs[0])), inputs=inputs if 0 in self.stages else None)
-        self._run(self._inference(1), [microbatch], _EVALUATION, routes)
+        self._run(self._inference(1), Batch(microbatches=[microbatch], routes=routes, crossings={}), _EVALUATION)
         return to_host(self.compute.outputs[0]) if self.compute.outputs else None
 
     def _build_handlers(self) -> None:
@@ -200,7 +189,6 @@ class Worker:
             self.settings.clip,
             summing.sums,
             self.settings.clip_value,
-            changing=self._changing,
         )
         # Where something goes on beside computing, on any rank, all of them ask who is to move it on.
         overlapped = place.layout.widest > 1 and self.settings.overlap
@@ -256,66 +244,19 @@ class Worker:
             self._inferences[microbatches] = self._ready(program, backward=False)
         return self._inferences[microbatches]
 
-    def _dealt(self, count: int) -> Routes:
-        """How a batch of `count` samples is dealt, and the ways that it takes."""
-        if count not in self._routes:
-            # Of places of different width the samples have to be the same, microbatch by microbatch.
-            deal = share if self.place.layout.even and not self.settings.sync_batch_norm else share_jointly
-            self._routes[count] = Routes(
-                self.place, self.owner, lambda width, replica: deal(count, width, replica, self.settings.microbatches)
-            )
-        return self._routes[count]
-
-    def _changing(self) -> bool:
-        """Whether, as far as this rank knows, the next step's inputs have other shapes than this one's."""
-        if self.place.layout.pp == 1 or 0 not in self.stages:
-            return False
-        return self.loader.shapes_ahead() != [m.inputs.shape for m in self.compute.microbatches if m.inputs is not None]
-
-    def _microbatches(self, loader: Loader, numbers: np.ndarray, first: int, following: np.ndarray) -> list[Microbatch]:
-        """This replica's part of the batch of samples `numbers`, the first of which is number `first` in the global order.
-
-        The batch `following` is read ahead.
-        """
-
-        def dealt(batch: np.ndarray) -> list[np.ndarray]:
-            return [batch[start:stop] for start, stop in self._dealt(len(batch)).runs if start < stop]
-
-        runs = self._dealt(len(numbers)).runs
-        samples = [range(first + start, first + stop) for start, stop in runs]
-        starts, ends = 0 in self.stages, self.last_stage in self.stages
-        if not (starts or ends):
-            return [Microbatch(samples=tuple(found)) for found in samples]
-        loaded = iter(loader.load(dealt(numbers), dealt(following)))
-        return [
-            Microbatch(samples=tuple(found), inputs=inputs if starts else None, targets=targets if ends else None)
-            for found in samples
-            for inputs, targets in [next(loaded) if found else (None, None)]
-        ]
-
-    def _run(
-        self,
-        actions: Sequence[Action],
-        microbatches: Sequence[Microbatch],
-        context: Context,
-        routes: Routes,
-        crossings: Crossings | None = None,
-    ) -> None:
-        """Run a program over `microbatches`; of those that have no sample here, nothing is done."""
-        empty = {i for i, microbatch in enumerate(microbatches) if not microbatch.samples}
+    def _run(self, actions: Sequence[Action], batch: Batch, context: Context) -> None:
+        """Run a program over a batch; of microbatches that have no sample here, nothing is done."""
+        empty = {i for i, microbatch in enumerate(batch.microbatches) if not microbatch.samples}
         actions = [action for action in actions if action.microbatch not in empty] if empty else actions
         self.arrays.activate()
-        self.compute.begin(microbatches, context)
-        self.transfers.begin(actions, routes, {} if crossings is None else crossings)
+        self.compute.begin(batch.microbatches, context)
+        self.transfers.begin(actions, batch.routes, batch.crossings)
+        self.update.changing = batch.changing
         with self.beside():
-            try:
-                self.measured = execute(actions, self.handlers, self.watch, self._advance)
-            except NotFiniteError:
-                self.transfers.end()  # every rank is here, so what was sent will leave
-                raise
+            self.measured = execute(actions, self.handlers, self.watch, self._advance)
             self.transfers.end()
-            for stage in self.stages:
-                if self.holding.zero:
+            if self.holding.zero:
+                for stage in self.stages:
                     self.holding.zero.need(stage)
 
     def _advance(self) -> None:
@@ -328,11 +269,11 @@ class Worker:
         self._advance()
         self.transfers.advance()
 
-    def _name_culprit(
-        self, microbatches: Sequence[Microbatch], context: Context, routes: Routes, error: NotFiniteError
-    ) -> None:
+    def _name_culprit(self, batch: Batch, context: Context, error: NotFiniteError) -> None:
         """Every rank found `error` in the tally: repeat the forward pass with a look at all outputs, then at the gradients."""
-        self._run(self._inference(len(microbatches)), microbatches, replace(context, record=False, check=True), routes)
+        self.transfers.end()
+        again = replace(batch, crossings={}, changing=lambda: False)
+        self._run(self._inference(len(batch.microbatches)), again, replace(context, record=False, check=True))
         for parameter in self.holding.owned:
             if not self.arrays.xp.isfinite(parameter.settled_grad()).all():
                 raise NotFiniteError(f"{error}: all outputs are finite, the gradient of {parameter.name} is not") from error

@@ -78,17 +78,15 @@ class Update:
         clip: float | None,
         sums: Sums = PLAIN_SUMS,
         clip_value: float | None = None,
-        *,
-        changing: Callable[[], bool] = lambda: False,
     ) -> None:
         """`states` by stage; `counted` are the parameters, or shards of some, that this rank alone enters into the norm.
 
-        `clip` bounds the norm of the mean gradient, and then `clip_value` each of its elements.  `changing` says whether this
-        rank knows that what comes next has other shapes.
+        `clip` bounds the norm of the mean gradient, and then `clip_value` each of its elements.
         """
         self.comm, self.compute, self.states, self.counted, self.clip = comm, compute, states, counted, clip
-        self.sums, self.clip_value, self.changing = sums, clip_value, changing
-        #: Whether any rank knew so in the last tally.
+        self.sums, self.clip_value = sums, clip_value
+        #: Whether this rank knows that what comes next has other shapes, and whether any rank did in the last tally.
+        self.changing: Callable[[], bool] = lambda: False
         self.changes = False
         self.metrics = Metrics(loss=math.nan, count=0)
         self.grad_scale = 1.0

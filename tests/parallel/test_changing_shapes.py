@@ -58,6 +58,21 @@ def test_headers_are_sent_in_the_first_step_only(monkeypatch):
     assert len(sent) == 6
 
 
+def test_an_evaluation_tells_shapes_once_too(monkeypatch):
+    sent, told = [], transfer.told
+    monkeypatch.setattr(transfer, "told", lambda crossing: sent.append(crossing) or told(crossing))
+    trainer(Padded(7)).evaluate(Padded(9))
+    assert len(sent) == 3 + 3  # six batches of 6 samples, and one of the 4 that are left
+
+
+def test_an_evaluation_of_changing_shapes_equals_one_rank():
+    mesh = mt.Mesh(mt.comm.local(1), mt.Layout())
+    alone = mt.Trainer(gpt()(), mt.optim.SGD(lr=0.1), Padded(), mesh=mesh, microbatches=3, batch=6, arrays="numpy")
+    found, expected = trainer(Padded()).evaluate(Padded()), alone.evaluate(Padded())
+    assert found.count == expected.count
+    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
+
+
 def test_going_back_to_a_checkpoint_is_a_change(tmp_path):
     job = trainer(Padded(5, 9))
     job.fit(3, report=quiet, folder=tmp_path)
