@@ -5,17 +5,16 @@ Invariant: x̂, the normalised input before scale and shift, and 1/σ of each ch
 
 from __future__ import annotations
 
-from mpitrain.arrays import Array, namespace
+from mpitrain.arrays import Array, namespace, sum_dtype
 
 _OVER = (0, 2, 3)
 
 
 def moments(x: Array) -> tuple[Array, Array]:
     """Mean and (biased) variance of each channel, shape (c,)."""
-    xp, count = namespace(x), x.size // x.shape[1]
-    mean = xp.mean(x, axis=_OVER)
+    mean = namespace(x).mean(x, axis=_OVER)
     centred = x - mean[:, None, None]
-    return mean, xp.einsum("nchw,nchw->c", centred, centred) / count
+    return mean, _mean_product(centred, centred)
 
 
 def batch_norm(x: Array, weight: Array, bias: Array, mean: Array, variance: Array, eps: float) -> tuple[Array, Array, Array]:
@@ -30,10 +29,8 @@ def batch_norm(x: Array, weight: Array, bias: Array, mean: Array, variance: Arra
 
 def batch_norm_grad(dy: Array, x_hat: Array, inverse: Array, weight: Array) -> Array:
     """`dx` = (dy - mean(dy) - x̂ mean(dy x̂)) weight / σ, where mean and variance were x's own."""
-    xp, count = namespace(dy), dy.size // dy.shape[1]
-    mean = xp.mean(dy, axis=_OVER)
-    along = xp.einsum("nchw,nchw->c", dy, x_hat) / count
-    dx = x_hat * -along[:, None, None]
+    mean = namespace(dy).mean(dy, axis=_OVER)
+    dx = x_hat * -_mean_product(dy, x_hat)[:, None, None]
     dx += dy
     dx -= mean[:, None, None]
     dx *= (weight * inverse)[:, None, None]
@@ -42,4 +39,15 @@ def batch_norm_grad(dy: Array, x_hat: Array, inverse: Array, weight: Array) -> A
 
 def scale_grad(dy: Array, x_hat: Array, out: Array) -> None:
     """Write the weight's gradient, the sum of dy x̂ over each channel, into `out`."""
-    out[...] = namespace(dy).einsum("nchw,nchw->c", dy, x_hat)
+    out[...] = _product(dy, x_hat)
+
+
+def _product(a: Array, b: Array) -> Array:
+    """The sum of a b over each channel, in the type that sums take."""
+    return namespace(a).einsum("nchw,nchw->c", a, b, dtype=sum_dtype(a.dtype))
+
+
+def _mean_product(a: Array, b: Array) -> Array:
+    """The mean of a b over each channel, in the type of `a`."""
+    mean = _product(a, b) / (a.size // a.shape[1])
+    return mean.astype(a.dtype, copy=False)
