@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mpitrain.arrays import float_dtype
 from mpitrain.comm import Layout
 from mpitrain.data import check_batch
-from mpitrain.nn import Parameter
+from mpitrain.nn import Model, Parameter, Statistic
 from mpitrain.optim import Optimizer
 from mpitrain.parallel import Compressor, Kept, Stages, check_stages, kept_bytes
 from mpitrain.program import ScheduleFunction, Search
@@ -80,13 +80,19 @@ class Settings:
         """`memory_gib` in bytes."""
         return None if self.memory_gib is None else self.memory_gib * 2**30
 
-    def check(self, layout: Layout, optimizer: Optimizer) -> None:
+    def check(self, model: Model, layout: Layout, optimizer: Optimizer) -> None:
         """`ValueError` if they do not go together with these."""
         check_batch(self.batch, layout.widest, self.microbatches)
         if self.reproducible and not layout.even:
             raise ValueError(
                 f"reproducible = true and the layout {layout} do not go together: places of another width compute with "
                 "parts of another size; give all the same width, or set reproducible = false"
+            )
+        observed = next((p for p in model.parameters() if isinstance(p, Statistic)), None)
+        if observed is not None and not layout.even and not self.sync_batch_norm:
+            raise ValueError(
+                f"the model observes {observed.name} batch by batch, and places of the layout {layout} see parts of another "
+                "size; expected the same width for all, or sync_batch_norm = true"
             )
         if self.zero and optimizer.needs_whole_weights:
             raise ValueError(

@@ -64,7 +64,7 @@ class Worker:
         arrays: Arrays,
     ) -> None:
         """Cut the model, create this rank's stages, agree with the neighbours.  Collective."""
-        settings.check(place.layout, optimizer)
+        settings.check(model, place.layout, optimizer)
         self.place, self.model, self.data, self.settings, self.arrays = place, model, data, settings, arrays
         self.optimizer, self.dtype = optimizer, float_dtype(settings.dtype)
         self.sampler = Sampler(len(data), settings.seed)
@@ -254,10 +254,14 @@ class Worker:
         self.update.changing = batch.changing
         with self.beside():
             self.measured = execute(actions, self.handlers, self.watch, self._advance)
-            self.transfers.end()
+            self._end_transfers()
             if self.holding.zero:
                 for stage in self.stages:
                     self.holding.zero.need(stage)
+
+    def _end_transfers(self) -> None:
+        with self.watch("its last messages to leave"):
+            self.transfers.end()
 
     def _advance(self) -> None:
         """Go on with the collectives that are under way."""
@@ -271,7 +275,7 @@ class Worker:
 
     def _name_culprit(self, batch: Batch, context: Context, error: NotFiniteError) -> None:
         """Every rank found `error` in the tally: repeat the forward pass with a look at all outputs, then at the gradients."""
-        self.transfers.end()
+        self._end_transfers()
         again = replace(batch, crossings={}, changing=lambda: False)
         self._run(self._inference(len(batch.microbatches)), again, replace(context, record=False, check=True))
         for parameter in self.holding.owned:

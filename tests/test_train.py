@@ -55,6 +55,20 @@ class Scaled(mt.nn.Module):
         return Scale()(x, weights=[self.weight])
 
 
+class Twice(mt.nn.Module):
+    """Two tensors of one."""
+
+    def forward(self, x):
+        return x, x
+
+
+def test_a_last_layer_of_two_tensors_is_refused():
+    model = mt.nn.Model([mt.nn.Linear(5, 5), Twice()], mt.nn.MeanSquaredError())
+    data = mt.data.ArrayDataset(np.ones((12, 5)), np.ones((12, 5)))
+    with pytest.raises(ValueError, match="the model's last layer gives 2 tensors; expected one, which the loss takes"):
+        trainer(model, data=data, stages=[2]).fit(1, report=quiet)
+
+
 def test_a_users_own_op_trains_under_any_layout():
     random = np.random.default_rng(0)
     data = mt.data.ArrayDataset(random.normal(size=(40, 5)), random.normal(size=(40, 5)))

@@ -6,11 +6,13 @@ import json
 
 import numpy as np
 import pytest
-from layout_cases import Case, check, gpt, llama, mlp, tokens, vectors
+from layout_cases import Case, check, gpt, llama, mlp, resnet, tokens, vectors
 
 import mpitrain as mt
 from mpitrain.observe import Tracing, read_trace
 from mpitrain.parallel import PowerSGD, TopK
+from mpitrain.program import gpipe
+from mpitrain.settings import Settings
 
 SMALL = gpt()
 
@@ -114,5 +116,13 @@ def test_what_does_not_fit_is_refused():
         mt.Layout(dp=(2, 0), pp=2)
     with pytest.raises(ValueError, match=r"reproducible = true and the layout dp=2\+1 x pp=2 do not go together"):
         trainer(mt.Layout(dp=(2, 1), pp=2), reproducible=True)
+    plain, joint = (Settings(schedule=gpipe, microbatches=1, batch=4, sync_batch_norm=joint) for joint in (False, True))
+    model, optimizer = resnet(), mt.optim.SGD(lr=0.1)
+    with pytest.raises(
+        ValueError, match=r"observes layers\.1\.running_mean batch by batch, and places of the layout dp=2\+1 x"
+    ):
+        plain.check(model, mt.Layout(dp=(2, 1), pp=2), optimizer)
+    plain.check(model, mt.Layout(dp=2, pp=2), optimizer)
+    joint.check(model, mt.Layout(dp=(2, 1), pp=2), optimizer)
     assert mt.Layout(dp=[2, 2], pp=2) == mt.Layout(dp=2, pp=2)
     assert json.dumps(mt.Layout(dp=(2, 1), pp=2).widths) == "[2, 1]"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpitrain.observe.trace import StepTrace
-from mpitrain.observe.waits import bubble, makespan
+from mpitrain.observe.waits import bubble, makespan, over_pipelines
 from mpitrain.program import Kind, stages_of
 from mpitrain.program.replay import Span
 
@@ -55,9 +55,12 @@ def plot_pipeline(step: StepTrace, simulated: Sequence[Sequence[Span]], path: Pa
     ends = makespan(step.spans) * scale, makespan(simulated) * scale
     upper.set_xlim(0, 1.005 * max(ends))
     upper.set_title(f"{title}, step {step.step}", loc="left", fontsize=11, fontweight="bold")
-    for axes, spans, what, end in ((upper, measured, "measured", ends[0]), (lower, simulated, "simulated", ends[1])):
+    bubbles = bubble(over_pipelines(step)), bubble(simulated)
+    for axes, spans, what, end, idle in zip(
+        (upper, lower), (measured, simulated), ("measured", "simulated"), ends, bubbles, strict=True
+    ):
         _draw(axes, spans, scale)
-        axes.set_title(f"{what}: {end:.4g} {unit}, bubble {bubble(spans):.1%}", loc="right", fontsize=10)
+        axes.set_title(f"{what}: {end:.4g} {unit}, bubble {idle:.1%}", loc="right", fontsize=10)
         axes.set_ylabel("rank")
         axes.axvline(ends[1], color="black", linewidth=0.8, linestyle="--")
     upper.set_yticks(range(len(measured)), [str(rank) for rank in rows])

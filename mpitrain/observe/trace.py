@@ -118,12 +118,12 @@ def read_trace(folder: Path) -> list[StepTrace]:
         raise ValueError(f"there is no trace in {folder}; expected {_path(folder, 0).name}, which a run writes there")
     ranks = _Header(**_lines(_path(folder, 0))[0]).ranks
     paths = [_path(folder, rank) for rank in range(ranks)]
-    missing = [path.name for path in paths if not path.exists()]
+    files = [_lines(path) for path in paths]
+    missing = [path.name for path, lines in zip(paths, files, strict=True) if not lines]
     if missing:
         raise ValueError(
             f"{folder} holds the traces of {ranks - len(missing)} of {ranks} ranks; copy {', '.join(missing)} there"
         )
-    files = [_lines(path) for path in paths]
     pipelines = sorted({tuple(_Header(**file[0]).pipeline) for file in files})
     by_step = [{line["step"]: line for line in file[1:]} for file in files]
     steps = sorted(set.intersection(*(set(lines) for lines in by_step)))

@@ -51,6 +51,11 @@ def bubble(spans: Sequence[Sequence[Span]]) -> float:
     return 1 - busy / (makespan(spans) * len(spans))
 
 
+def over_pipelines(step: StepTrace) -> list[list[Span]]:
+    """The spans of each pipeline's ranks, one pipeline after the other: where places differ in width, a rank is in several."""
+    return [step.spans[rank] for pipeline in step.pipelines for rank in pipeline]
+
+
 def costliest_waits(spans: Sequence[Sequence[Span]], pipelines: Sequence[Sequence[int]], count: int = 3) -> list[Wait]:
     """The `count` longest waits of a step, the longest first; `pipelines` lists the ranks of each."""
     return sorted(_waits(spans, pipelines), key=lambda wait: -wait.seconds)[:count]
@@ -60,7 +65,7 @@ def report(step: StepTrace, simulated: Sequence[Sequence[Span]]) -> list[str]:
     """What a person is told of a step beside its picture: bubbles, and the costliest waits with their cause."""
     long, short = makespan(step.spans), makespan(simulated)
     head = f"step {step.step}: {long * 1e3:.2f} ms; its program with each action's usual time: {short * 1e3:.2f} ms"
-    bubbles = f"bubble measured {bubble(step.spans):.1%}, ideal {bubble(simulated):.1%}"
+    bubbles = f"bubble measured {bubble(over_pipelines(step)):.1%}, ideal {bubble(simulated):.1%}"
     clocks = f"clocks agree within {step.error * 1e6:.0f} µs"
     return [head, f"{bubbles}; {clocks}", *(f"  {wait}" for wait in costliest_waits(step.spans, step.pipelines))]
 

@@ -93,7 +93,7 @@ def plan(model: Model, optimizer: Optimizer, layout: Layout, settings: Settings,
     What a run measures at its start is not known here: stages = "auto" and a search for the order go by parameters instead, and
     the plan says so.
     """
-    settings.check(layout, optimizer)
+    settings.check(model, layout, optimizer)
     schedule, stages = settings.schedule, settings.stages
     actions, notes = schedule(layout.pp, settings.microbatches), []
     owner = owners(actions)

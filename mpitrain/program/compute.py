@@ -63,18 +63,14 @@ class Compute:
         for left in (self.live, self.put_off, self.losses, self.outputs, self.mail.inputs, self.mail.grads):
             left.clear()
         self.count = self.correct = 0.0
-        for i, microbatch in enumerate(microbatches):
-            if microbatch.inputs is not None:
-                # Real numbers come in the model's type, whatever the files hold; tokens stay integers.
-                dtype = self.dtype if microbatch.inputs.dtype.kind == "f" else None
-                self.mail.inputs[0, i] = (self.arrays.asarray(microbatch.inputs, dtype),)
 
     def forward(self, action: Action) -> None:
         """F: run the stage; on the last one, the loss too."""
         stage, i = slot = _slot(action)
         microbatch, context = self.microbatches[i], self.contexts[i]
         wants = context.record and stage > 0
-        inputs = [Tensor(x, context=context, needs_grad=wants and _is_real(x)) for x in self.mail.inputs.pop(slot)]
+        arrived = self.mail.inputs.pop(slot) if stage else (self._first_input(microbatch),)
+        inputs = [Tensor(x, context=context, needs_grad=wants and _is_real(x)) for x in arrived]
         y: Any = inputs[0] if len(inputs) == 1 else tuple(inputs)
         for number, layer in enumerate(self.stages[stage].layers):
             if number:
@@ -82,6 +78,8 @@ class Compute:
             y = layer(y)
         if stage < self.last_stage:
             self.mail.inputs[stage + 1, i] = tuple(part.data for part in _parts(y))
+        elif isinstance(y, tuple):
+            raise ValueError(f"the model's last layer gives {len(y)} tensors; expected one, which the loss takes")
         elif microbatch.targets is None:
             self.outputs[i] = y.data
         else:
@@ -91,7 +89,8 @@ class Compute:
             y = self.loss(y, targets)
             self.losses.append(y.data)
             self.count += self.loss.count(microbatch.targets)
-            self.mail.grads[slot] = (self.arrays.asarray(np.array(context.sample_weight, y.data.dtype)),)
+            if context.record:
+                self.mail.grads[slot] = (self.arrays.asarray(np.array(context.sample_weight, y.data.dtype)),)
         if context.record:
             self.live[slot] = [x for x in inputs if _is_real(x.data)], [part for part in _parts(y) if _is_real(part.data)]
 
@@ -111,6 +110,11 @@ class Compute:
     def loss_values(self) -> list[float]:
         """The loss of each microbatch since `begin`."""
         return [float(to_host(loss)) for loss in self.losses]
+
+    def _first_input(self, microbatch: Microbatch) -> Array:
+        """The model's input: real numbers in the model's type, whatever the files hold; tokens stay integers."""
+        assert microbatch.inputs is not None
+        return self.arrays.asarray(microbatch.inputs, self.dtype if microbatch.inputs.dtype.kind == "f" else None)
 
     def _backward(self, slot: Slot, put_off: WeightWork | None) -> None:
         stage, i = slot

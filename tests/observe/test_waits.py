@@ -79,6 +79,13 @@ def test_the_bubble_is_that_of_the_closed_form(ranks, microbatches):
     assert makespan(trace.spans) == pytest.approx(3 * (microbatches + ranks - 1), abs=1e-12)
 
 
+def test_where_widths_differ_measured_and_ideal_bubble_are_of_the_same_ranks():
+    """Two replicas before one, on time: rank 2 is busy for 6 of 10 s, the others for 4."""
+    pipelines = [(0, 2), (1, 2)]
+    trace = step("0F0 0 4", "0F0 0 4", "1F0 4 10", pipelines=pipelines)
+    assert report(trace, [trace.spans[rank] for rank in pipelines[0]])[1].startswith("bubble measured 50.0%, ideal 50.0%")
+
+
 def test_the_report_says_it_in_words():
     trace = step("0F0 0 .005, 0SEND_F0 .005 .006", "1RECV_F0 0 .007, 1F0 .007 .010")
     lines = report(trace, trace.spans)
