@@ -211,26 +211,24 @@ def message_costs(comm: Communicator, times: int = 20) -> dict[str, Sequence[flo
     before, after = comm.rank - 1, comm.rank + 1
     found = []
     for _ in range(times):
-        moments = np.zeros(5)
         if before >= 0:
             comm.irecv(x, before, 0).wait()
-        moments[0] = time.perf_counter()
+        arrived = time.perf_counter()
         coming = comm.irecv(late, before, 1) if before >= 0 else None
         sleep(0.02)
-        moments[1] = time.perf_counter()
+        sending = time.perf_counter()
         requests = [comm.isend(x, after, 0)] if after < comm.size else []
-        moments[2] = time.perf_counter()
+        sent = time.perf_counter()
         sleep(0.03)  # within it the rank before sends what is late
-        moments[3] = time.perf_counter()
+        asking = time.perf_counter()
         if coming:
             coming.wait()
-        moments[4] = time.perf_counter()
+        received = time.perf_counter()
         requests += [comm.isend(x, after, 1)] if after < comm.size else []
         for request in requests:
             request.wait()
-        moments = comm.allgather(moments)
-        send = moments[:-1, 2] - moments[:-1, 1]
-        found.append([send, moments[1:, 0] - moments[:-1, 1], moments[1:, 4] - moments[1:, 3]])
+        everyone = comm.allgather(np.array([sent - sending, sending, arrived, received - asking]))
+        found.append([everyone[:-1, 0], everyone[1:, 2] - everyone[:-1, 1], everyone[1:, 3]])
     send, message, receive = np.median(np.concatenate(found, 1), 1)
     return {"send": (send,), "transfer": (max(0.0, message - send - receive),), "receive": (receive,)}
 
