@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 import mpitrain as mt
+from mpitrain.arrays import Arrays
+from mpitrain.nn.init import ZEROS
+from mpitrain.parallel import DataParallel, sum_over
 from mpitrain.selfcheck import gather
 
 BATCH = 8
@@ -46,3 +49,17 @@ def test_replicas_with_other_graphs_agree_on_their_buckets(bucket_bytes, monkeyp
     np.testing.assert_allclose(losses, expected, rtol=1e-12)
     for name, weight in one.items():
         np.testing.assert_allclose(weights[name], weight, rtol=1e-10, atol=1e-13, err_msg=name)
+
+
+def test_the_buckets_of_many_stages_have_numbers_that_are_tags():
+    """MPI has to allow tags up to 32767, and no more."""
+
+    def indices(comm):
+        stages = {stage: [mt.nn.Parameter((3,), ZEROS) for _ in range(4)] for stage in range(100)}
+        for parameter in (p for parameters in stages.values() for p in parameters):
+            parameter.materialize(Arrays(), np.dtype(np.float32), 0)
+        replicas = DataParallel(stages, sum_over(comm), Arrays(), np.dtype(np.float32), replicas=comm, bucket_bytes=1)
+        return [bucket.index for stage in replicas.stages.values() for bucket in stage.buckets]
+
+    (found,) = mt.comm.local(1).run(indices)
+    assert sorted(found) == list(range(400))
