@@ -17,7 +17,8 @@ from mpitrain.autograd import Op, Tensor
 from mpitrain.nn import Module, Parameter
 from mpitrain.nn.init import ZEROS
 
-#: Seconds of a layer: a stage that sleeps stands for as many as fit into it, and between two of them messages move on.
+#: Seconds of a layer: a stage that sleeps stands for as many as fit into it, and between two of them messages move on.  A choice:
+#: waking more often lets messages move on sooner and disturbs other ranks of the core more.
 LAYER_S = 2.5e-3
 
 #: How much before its deadline a sleep ends, since the machine is about that late; the rest is spent looking at the clock.
@@ -39,7 +40,7 @@ def awake() -> Iterator[None]:
     """Keep the cores from idling, by a process of the idle class on each.
 
     An idle core sleeps, and a virtual one is taken away: then it comes back late, by milliseconds where others want it, and
-    with cold caches.  The nodes of a centre are set not to do so, and a core that computes has no time to.
+    with cold caches.  A core that computes, which these sleeps stand for, does not.
     """
     spinners = [subprocess.Popen([sys.executable, "-c", _SPIN, str(core)]) for core in os.sched_getaffinity(0)]
     try:
