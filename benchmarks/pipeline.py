@@ -9,8 +9,8 @@ to the end of the last rank, on the machine's one clock, and are medians over th
 kept awake, unless `--let-idle` is given.
 
 The column `mpi/ideal` says how much of it MPI takes for itself: the same order simulated with messages that cost what they do
-without an engine here, in sending, on the way, and in receiving.  It is an estimate and no floor: its costs are measured once, at
-the start, and an engine may receive a message while it computes.
+without an engine here, in sending, on the way, and in receiving.  It is an estimate and no floor: the costs are measured once,
+at the start, and an engine may receive a message while it computes.
 
 torch's zero-bubble schedules put off the whole backward pass of the first stage to the time of its weights; the sleeps add up
 to the same.  ScheduleInterleavedZeroBubble with one stage a rank is its ZB-H1.

@@ -17,8 +17,8 @@ from mpitrain.autograd import Op, Tensor
 from mpitrain.nn import Module, Parameter
 from mpitrain.nn.init import ZEROS
 
-#: Seconds of a layer: a stage that sleeps stands for as many as fit into it, and between two of them messages move on.  A choice:
-#: waking more often lets messages move on sooner and disturbs other ranks of the core more.
+#: Seconds of a layer: a stage that sleeps stands for as many as fit into it, and between two of them messages move on.  It is
+#: a choice: waking more often lets messages move on sooner, and disturbs the other ranks of the core more.
 LAYER_S = 2.5e-3
 
 #: How much before its deadline a sleep ends, since the machine is about that late; the rest is spent looking at the clock.

@@ -1,4 +1,4 @@
-"""Host memory that is quick to use: arrays of a cache line or more that start on one, and freed pages that stay in the process, large ones.
+"""Host memory that is quick to use: arrays that start on a cache line, if they fill one, and freed pages that stay, large ones.
 
 Invariant: all are hints for speed, no result depends on them.  malloc aligns to 16 bytes, and a vector that straddles two
 cache lines is loaded twice: the product of two arrays in cache takes twice as long.  A large temporary that the C library maps
