@@ -1,8 +1,12 @@
 """`compiled`: a function of numbers and arrays as machine code, by Numba (the extra `mpitrain[fast]`).
 
-Invariant: a function is compiled for the one signature that it states, when its file is imported, and kept in Numba's cache on
-disk, which ranks that start together may fill together.  Sums may be taken in any order and products fused with sums;
-infinities and NaN stay what they are.
+Invariant: the bits of a result follow from the values and shapes of the arguments alone, wherever their arrays lie.  LLVM may
+vectorise a sum, which changes its order; where it cannot tell whether two arrays overlap it compiles the loop twice, and the
+addresses choose.  So it is told that no two arguments overlap, and scratch memory is an argument too.  Products may be fused
+with sums.  Infinities and NaN stay what they are.
+
+A function is compiled for the one signature that it states, when its file is imported, and kept in Numba's cache on disk, which
+ranks that start together may fill together.
 """
 
 from __future__ import annotations
@@ -12,23 +16,39 @@ from typing import Any, TypeVar
 
 import numba
 import numpy as np
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
 from mpitrain.arrays import Array
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_OPTIONS: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy", "nogil": True}
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+_FASTMATH = {"contract", "nsz"}
 
 
-def compiled(signature: str) -> Callable[[F], F]:
-    """A decorator; `signature` is Numba's, for example `"void(float32[::1], float32)"`."""
-    decorator: Any = numba.njit(signature, cache=True, **_OPTIONS)
+class _NoOverlap(CompilerBase):
+    """Numba's own passes, with LLVM's `noalias` on every array argument."""
+
+    def define_pipelines(self) -> list[Any]:
+        self.state.flags.noalias = True
+        passes: Any = DefaultPassBuilder.define_nopython_pipeline  # which has no types
+        return [passes(self.state)]
+
+
+def compiled(signature: str, *, sums: bool = False) -> Callable[[F], F]:
+    """A decorator; `signature` is Numba's, for example `"void(float32[::1], float32)"`.  Arguments may not overlap.
+
+    With `sums`, LLVM may reorder the sums over a row.  A function without such sums is not given that freedom: LLVM would
+    reorder products too, which can overflow in one order alone.
+    """
+    fastmath = _FASTMATH | {"reassoc"} if sums else _FASTMATH
+    decorator: Any = numba.njit(signature, cache=True, pipeline_class=_NoOverlap, fastmath=fastmath, **_OPTIONS)
     return decorator
 
 
 def inlined(function: F) -> F:
-    """A function that compiled ones call."""
-    made: Any = numba.njit(inline="always", **_OPTIONS)(function)
+    """A function that compiled ones call; it is compiled as a part of them."""
+    made: Any = numba.njit(inline="always", fastmath=_FASTMATH, **_OPTIONS)(function)
     return made
 
 

@@ -12,6 +12,9 @@ from typing import Any
 
 from mpitrain.arrays import Array, empty_beside, namespace, row_tiles
 
+#: Beyond it, in both directions, GELU's logistic function is 0 or 1 in float64; its square is finite in float16.
+GELU_BOUND = 16.0
+
 #: A chain on one tile: (xp, x, y to write, slope to write or None).
 Chain = Callable[[Any, Array, Array, Array | None], None]
 
@@ -146,14 +149,15 @@ def _silu(xp: Any, x: Array, y: Array, d: Array | None) -> None:
 def _gelu_tanh(xp: Any, x: Array, y: Array, d: Array | None) -> None:
     a = math.sqrt(2.0 / math.pi)
     b = 0.044715 * a
-    p = xp.multiply(x, x, out=empty_beside(x))
+    c = xp.clip(x, -GELU_BOUND, GELU_BOUND, out=empty_beside(x))
+    p = xp.multiply(c, c, out=empty_beside(x))
     p *= b
     p += a
-    _logistic(xp, x, p, y)
-    if d is not None:  # s + x s (1 - s) (2 a + 6 b x²)
+    _logistic(xp, c, p, y)
+    if d is not None:  # s + c s (1 - s) (2 a + 6 b c²)
         xp.subtract(1.0, y, out=d)
         d *= y
-        d *= x
+        d *= c
         p *= 6.0
         p -= 4.0 * a
         d *= p

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numpy import empty, float32
+from numpy import float32
 
 from mpitrain.arrays import Array, empty_beside
 from mpitrain.kernels.compiled import compiled
@@ -19,7 +19,7 @@ def turned(x: Array, scale: float) -> Array:
 
 def softmax(p: Array, start: int, stop: int) -> None:
     """See the twin."""
-    _softmax(p.reshape(-1, *p.shape[3:]), start, stop)
+    _softmax(p.reshape(-1, *p.shape[3:]), start, stop, empty_beside(p, (stop,)))
 
 
 def softmax_grad(p: Array, dp: Array, start: int, stop: int) -> None:
@@ -46,9 +46,9 @@ def _turned(x: Array, scale: float, out: Array) -> None:
                     out[i, h, j, t] = x[i, h, t, j] * scale
 
 
-@compiled(f"void({_ROWS}, int64, int64)")
-def _softmax(p: Array, start: int, stop: int) -> None:
-    e = empty(stop, float32)  # in cache: the scores stay for a second try
+@compiled(f"void({_ROWS}, int64, int64, float32[::1])", sums=True)
+def _softmax(p: Array, start: int, stop: int, e: Array) -> None:
+    """`e` is scratch for a row of exponentials, in cache: the scores stay for a second try."""
     for n in range(p.shape[0]):
         for i in range(start, stop):
             row = p[n, i]
@@ -70,7 +70,7 @@ def _softmax(p: Array, start: int, stop: int) -> None:
                 row[j] = float32(0)
 
 
-@compiled(f"void({_ROWS}, {_ROWS}, int64, int64)")
+@compiled(f"void({_ROWS}, {_ROWS}, int64, int64)", sums=True)
 def _softmax_grad(p: Array, dp: Array, start: int, stop: int) -> None:
     for n in range(p.shape[0]):
         for i in range(start, stop):

@@ -26,7 +26,7 @@ def cross_entropy(
     return np.array(loss, np.float32), d_logits
 
 
-@compiled("float64(float32[:, ::1], int64[::1], int64, float32, float32[:, ::1])")
+@compiled("float64(float32[:, ::1], int64[::1], int64, float32, float32[:, ::1])", sums=True)
 def _cross_entropy(logits: Array, targets: Array, ignore_index: int, smoothing: float, out: Array) -> float:
     """The loss; the gradient goes to `out`, or exponentials alone where that has but one row."""
     v, loss = logits.shape[1], 0.0

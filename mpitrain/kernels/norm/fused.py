@@ -35,7 +35,7 @@ def scale_shift_grad(dy: Array, x_hat: Array, d_weight: Array, d_bias: Array) ->
 _ROWS, _ROW = "float32[:, ::1]", "float32[::1]"
 
 
-@compiled(f"void({_ROWS}, {_ROW}, {_ROW}, float32, {_ROWS}, {_ROWS}, {_ROWS})")
+@compiled(f"void({_ROWS}, {_ROW}, {_ROW}, float32, {_ROWS}, {_ROWS}, {_ROWS})", sums=True)
 def _layer_norm(x: Array, weight: Array, bias: Array, eps: float, y: Array, x_hat: Array, inverse: Array) -> None:
     n, d = x.shape
     for i in range(n):
@@ -53,7 +53,7 @@ def _layer_norm(x: Array, weight: Array, bias: Array, eps: float, y: Array, x_ha
             y[i, j] = x_hat[i, j] * weight[j] + bias[j]
 
 
-@compiled(f"void({_ROWS}, {_ROWS}, {_ROWS}, {_ROW}, {_ROWS})")
+@compiled(f"void({_ROWS}, {_ROWS}, {_ROWS}, {_ROW}, {_ROWS})", sums=True)
 def _layer_norm_grad(dy: Array, x_hat: Array, inverse: Array, weight: Array, dx: Array) -> None:
     n, d = dy.shape
     for i in range(n):
