@@ -73,6 +73,15 @@ def test_gelu():
     np.testing.assert_array_equal(ends, [[0, 0, 0, 0, 50, 1e4, np.float32(1e18)], [0, 0, 0, 0.5, 1, 1, 1]])
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_gelu_far_out(dtype):
+    """Its value is 0 or x, its slope 0 or 1, as far as the type reaches."""
+    top = np.finfo(dtype).max
+    x = np.array([-top, -300, 300, top], dtype)
+    for kernels in (TWINS, FUSED) if dtype == np.float32 else (TWINS,):
+        np.testing.assert_array_equal(kernels.gelu_tanh(x, slope=True), [[0, 0, 300, top], [0, 0, 1, 1]])
+
+
 def test_an_elements_bits_do_not_depend_on_its_place():
     x, rows = drawn(1003), drawn(37, 65)
     weight, bias = drawn(65), drawn(65)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from numpy import float32
 
@@ -29,7 +30,7 @@ _B = 0.044715 * _A
 
 
 @inlined
-def _bounded(x: float) -> float:
+def _bounded(x: Any) -> Any:
     """`x` within the bounds beyond which the logistic function is 0 or 1, so that its square is finite."""
     c = float32(GELU_BOUND) if x > float32(GELU_BOUND) else x
     return float32(-GELU_BOUND) if c < float32(-GELU_BOUND) else c
