@@ -1,4 +1,4 @@
-"""Hugging Face folders of GPT-2 and Llama: config.json and safetensors files, read and written without `transformers`.
+"""Hugging Face folders of GPT-2, Llama and its relatives: config.json and safetensors files, without `transformers`.
 
 Invariant: reading makes no array: each parameter's initializer becomes a `Stored`, which reads just the box that a rank asks
 for.
@@ -7,82 +7,56 @@ for.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from mpitrain.arrays import Stream, to_host
-from mpitrain.checkpoint.families import FAMILIES, HEAD_DIM, Family
-from mpitrain.nn import Box, Model, Parameter
-
-CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Piece:
-    """A tensor of a file, and how many rows of the parameter it holds."""
-
-    file: Path
-    name: str
-    rows: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Stored:
-    """An initializer that reads a parameter's box from the pieces it lies in, one under the other."""
-
-    pieces: tuple[Piece, ...]
-    transposed: bool
-
-    def __call__(self, stream: Stream, shape: tuple[int, ...], box: Box) -> np.ndarray:
-        """The values in `box`, in the type that the file has."""
-        (start, stop), *others = box
-        parts, offset = [], 0
-        for piece in self.pieces:
-            first, last = max(start - offset, 0), min(stop - offset, piece.rows)
-            offset += piece.rows
-            if first < last:
-                within = [slice(first, last), *(slice(a, b) for a, b in others)]
-                with safe_open(piece.file, framework="numpy") as file:
-                    part = file.get_slice(piece.name)[tuple(reversed(within) if self.transposed else within)]
-                parts.append(part.T if self.transposed else part)
-        return np.concatenate(parts)
+from mpitrain.arrays import to_host
+from mpitrain.checkpoint.families import FAMILIES, Family
+from mpitrain.checkpoint.stored import CONFIG, INDEX, SINGLE, Held, Piece, Stored, read_json, weights
+from mpitrain.nn import Model, Parameter, Source
 
 
 def from_pretrained(folder: str | Path, **settings: Any) -> Model:
-    """The model in a Hugging Face folder of GPT-2 or Llama; its weights are read when it is materialised.
+    """The model in a Hugging Face folder; its weights are read when it is materialised.
 
-    `settings` are constructor arguments that a folder does not decide, such as `recompute=True`.  The folder's dropout rates
-    are not taken over.  `ValueError` names a missing, extra or wrong-shaped tensor and a configuration that has no counterpart.
+    `settings` are constructor arguments in place of the folder's, such as `recompute=True` or `dropout=0.0`.  `ValueError`
+    names a key of config.json that has no counterpart or of which nothing is known, and a missing, extra, doubled or
+    wrong-shaped tensor.  Dropout that the model cannot do is a warning.
     """
     folder = Path(folder)
-    config = _read_json(folder / CONFIG)
+    config = _read_config(folder)
     model_type = config.get("model_type")
     if model_type not in FAMILIES:
         raise ValueError(f"{folder / CONFIG} has model_type {model_type!r}; expected one of {', '.join(FAMILIES)}")
     family = FAMILIES[model_type]
-    model = family.model(**(_settings(family, config, folder / CONFIG) | settings))
-    table, found = family.table(model.settings), _headers(folder, family)
-    _check_names(
-        folder, {name for tensors in table.values() for name in tensors.names}, set(found), tied=model.settings["tied"]
-    )
+    try:
+        rates, left_out = family.dropouts({name: value for name, value in config.items() if name not in settings})
+        model = family.model(**(family.arguments(config) | rates | settings))
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
+    if left_out:
+        said = ", ".join(f"{name} = {value}" for name, value in left_out.items())
+        warnings.warn(f"{folder / CONFIG} has {said}: training goes without this dropout", stacklevel=2)
+    model.source = Source(folder=str(folder.resolve()), config=config)
+    table, found = family.table(model), _tensors(folder, config, family, tied=bool(model.settings["tied"]))
+    _check_names(folder, {name for tensors in table.values() for name in tensors.names}, set(found))
     for parameter in model.parameters():
         tensors = table[parameter.name]
         pieces = []
         for name, rows in zip(tensors.names, tensors.rows(parameter, model.settings), strict=True):
-            file, stored_name, shape = found[name]
+            held = found[name]
             expected = (rows, *parameter.shape[1:])[:: -1 if tensors.transposed else 1]
-            if shape != expected:
+            if held.shape != expected:
                 raise ValueError(
-                    f"{file}: tensor {stored_name} has shape {shape}; expected {expected} from {CONFIG}: "
+                    f"{held.file}: tensor {held.name} has shape {held.shape}; expected {expected} from {CONFIG}: "
                     "one of the two belongs to another model"
                 )
-            pieces.append(Piece(file=file, name=stored_name, rows=rows))
+            pieces.append(Piece(held=held, rows=rows))
         parameter.init = Stored(pieces=tuple(pieces), transposed=tensors.transposed)
     return model
 
@@ -100,7 +74,7 @@ def shard_tensors(model: Model, parameters: Iterable[Parameter]) -> dict[str, np
 
     So a pipeline stage can write those of its own parameters as one file of a sharded folder, see `write_index`.
     """
-    table = FAMILIES[_model_type(model)].table(model.settings)
+    table = family_of(model).table(model)
     shard: dict[str, np.ndarray] = {}
     for parameter in parameters:
         assert parameter.box_shape == parameter.shape, f"{parameter} is only partly here"
@@ -125,69 +99,71 @@ def write_index(folder: Path, shards: Mapping[str, Mapping[str, int]]) -> None:
 
 def write_config(model: Model, folder: Path) -> None:
     """Write the config.json of a model."""
-    model_type = _model_type(model)
-    family = FAMILIES[model_type]
-    config = {theirs: model.settings[ours] for ours, (theirs, _) in family.settings.items()}
-    config |= {key: values[0] for key, values in family.fixed.items() if key != HEAD_DIM}
-    config |= {"architectures": [family.architecture], "model_type": model_type}
-    if "dropout" in model.settings:
-        config |= {"resid_pdrop": model.settings["dropout"], "embd_pdrop": model.settings["dropout"], "attn_pdrop": 0.0}
+    source = {} if model.source is None else model.source.config
+    config = family_of(model).config(model.settings, source)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _model_type(model: Model) -> str:
-    for model_type, family in FAMILIES.items():
+def family_of(model: Model) -> Family:
+    """The family that a model was read from, or else the first that can hold it; `ValueError` says why none can."""
+    if model.source is not None:
+        return FAMILIES[model.source.config["model_type"]]
+    refusals = []
+    for family in FAMILIES.values():
         if type(model) is family.model:
-            return model_type
-    raise ValueError(f"a {type(model).__name__} has no Hugging Face format here; expected a GPT or a Llama")
+            try:
+                family.config(model.settings, {})
+                family.table(model)
+            except ValueError as error:
+                refusals.append(f"{family.model_type}: {error}")
+            else:
+                return family
+    reason = "; ".join(refusals) or "expected a GPT or a Llama"
+    raise ValueError(f"a {type(model).__name__} has no Hugging Face format here ({reason})")
 
 
-def _settings(family: Family, config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    config = family.read(config)
-    for key, accepted in family.fixed.items():
-        if config.get(key, accepted[0]) not in accepted:
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise ValueError(
+            f"there is no folder {folder}; expected one with {CONFIG} and {SINGLE}: if this is a model's name on a hub, "
+            f"download it first, as in `hf download {folder} --local-dir FOLDER`"
+        )
+    if (folder / "adapter_config.json").exists():
+        raise ValueError(
+            f"{folder / 'adapter_config.json'}: the folder holds an adapter, which changes another model's weights; "
+            "expected whole weights: merge the adapter into them first"
+        )
+    return read_json(folder / CONFIG)
+
+
+def _tensors(folder: Path, config: Mapping[str, Any], family: Family, *, tied: bool) -> dict[str, Held]:
+    """Each weight of a folder under its full name; of a tied output weight and the embedding, the one that is stored."""
+    found: dict[str, Held] = {}
+    embedding, output = family.tied
+    for held in weights(folder, config, ignored=family.ignored):
+        name = held.name if held.name.startswith((family.prefix, output)) else family.prefix + held.name
+        if name in found:
             raise ValueError(
-                f"{path} has {key} = {config[key]!r}; expected {' or '.join(map(repr, accepted))}: "
-                f"{family.model.__name__} has no other form, so this model cannot be loaded"
+                f"{name} is stored twice, as {found[name].name} in {found[name].file} and as {held.name} in {held.file}; "
+                "expected one tensor: delete the file that does not belong here"
             )
-    return {ours: config.get(theirs, default) for ours, (theirs, default) in family.settings.items()}
-
-
-def _headers(folder: Path, family: Family) -> dict[str, tuple[Path, str, tuple[int, ...]]]:
-    """For each weight of a folder, under its full name: the file that holds it, its name there, its shape."""
-    index = folder / INDEX
-    files = sorted(set(_read_json(index)["weight_map"].values())) if index.exists() else [SINGLE]
-    found = {}
-    for path in (folder / name for name in files):
-        if not path.exists():
-            raise ValueError(f"{path} is missing; expected the file {SINGLE}, or {INDEX} and every file that it names")
-        try:
-            with safe_open(path, framework="numpy") as file:
-                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is cut or no safetensors file ({error}); copy or download it again") from error
-        for name, shape in shapes.items():
-            if not name.endswith(family.ignored):
-                whole = name if name.startswith((family.prefix, "lm_head.")) else family.prefix + name
-                found[whole] = (path, name, shape)
+        found[name] = held
+    if tied and output in found:
+        stored = found.pop(output)
+        if not found.setdefault(embedding, stored).equals(stored):
+            raise ValueError(
+                f"{folder}: {CONFIG} ties the output weight to the embedding, and {output} is stored with other numbers than "
+                f'{embedding}; expected equal ones: write "tie_word_embeddings": false in {CONFIG} to keep both, or delete '
+                "the tensor"
+            )
     return found
 
 
-def _check_names(folder: Path, wanted: set[str], found: set[str], *, tied: object) -> None:
-    """A tied output weight may be stored once more; all else must be there exactly."""
-    missing, extra = sorted(wanted - found), sorted(found - wanted - ({"lm_head.weight"} if tied else set()))
+def _check_names(folder: Path, wanted: set[str], found: set[str]) -> None:
+    missing, extra = sorted(wanted - found), sorted(found - wanted)
     if missing or extra:
         raise ValueError(
             f"{folder}: the tensors are not those that {CONFIG} calls for: "
             f"missing {missing[:5] or 'none'}, not expected {extra[:5] or 'none'} "
             f"({len(missing)} and {len(extra)} in all); use the {CONFIG} that was written with these files"
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise ValueError(f"{path} is missing; expected a folder with {CONFIG} and {SINGLE}, as `save_pretrained` writes")
-    try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON object ({error}); copy or download it again") from error

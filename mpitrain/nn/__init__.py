@@ -9,11 +9,12 @@ from mpitrain.nn.embedding import Embedding
 from mpitrain.nn.init import Box
 from mpitrain.nn.linear import Linear
 from mpitrain.nn.loss import CrossEntropy, MeanSquaredError
-from mpitrain.nn.model import Classification, Loss, Model, Sequential
+from mpitrain.nn.model import Classification, Loss, Model, Sequential, Source
 from mpitrain.nn.module import Module, NotFiniteError
 from mpitrain.nn.norm import LayerNorm, RMSNorm
 from mpitrain.nn.parameter import Parameter, Statistic
 from mpitrain.nn.pooling import AvgPool2d, Flatten, GlobalAvgPool, MaxPool2d
+from mpitrain.nn.rotary import Rotary
 
 __all__ = [
     "GELU",
@@ -39,8 +40,10 @@ __all__ = [
     "Parameter",
     "RMSNorm",
     "ReLU",
+    "Rotary",
     "Sequential",
     "SiLU",
+    "Source",
     "Statistic",
     "SwiGLU",
 ]

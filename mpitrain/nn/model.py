@@ -7,7 +7,8 @@ so that the pieces of a cut model can find each other's copies.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from mpitrain.arrays import Array
@@ -49,8 +50,19 @@ class Sequential(Module):
         return x
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """The folder in a public format that weights were read from, and the configuration in it, as JSON values."""
+
+    folder: str
+    config: Mapping[str, Any]
+
+
 class Model(Sequential):
     """A model: `layers` and a `loss`.  `settings` is what it was built from, for checkpoints and exports."""
+
+    #: Where its weights were read from; `None` for one of our own.
+    source: Source | None = None
 
     def __init__(self, layers: Sequence[Module], loss: Loss, **settings: object) -> None:
         super().__init__(layers)

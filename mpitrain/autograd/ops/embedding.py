@@ -7,12 +7,18 @@ from mpitrain.autograd.tensor import Op, Tensor, Weight
 from mpitrain.kernels import embedding as kernels
 
 
-def embedding(ids: Tensor, table: Weight) -> Tensor:
-    """table[ids]: for integer ids of any shape, shape (*ids.shape, width)."""
-    return _Embedding()(ids, weights=(table,))
+def embedding(ids: Tensor, table: Weight, *, padding: int | None = None) -> Tensor:
+    """table[ids]: for integer ids of any shape, shape (*ids.shape, width).
+
+    The row `padding` gets no gradient, as in `torch.nn.functional.embedding`.
+    """
+    return _Embedding(padding)(ids, weights=(table,))
 
 
 class _Embedding(Op):
+    def __init__(self, padding: int | None) -> None:
+        self.padding = padding
+
     def forward(self, ids: Array, table: Array) -> Array:
         self.ids = ids
         return kernels.embedding(table, ids)
@@ -22,3 +28,5 @@ class _Embedding(Op):
 
     def weight_grad(self, dy: Array, *out: Array) -> None:
         self.context.kernels.embedding_grad(dy, self.ids, out[0])
+        if self.padding is not None:
+            out[0][self.padding] = 0

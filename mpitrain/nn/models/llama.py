@@ -1,4 +1,6 @@
-"""Llama (Touvron et al. 2023): RMS norm, rotary positions, SwiGLU, grouped-query attention, no biases.
+"""Llama (Touvron et al. 2023) and its relatives: RMS norm, rotary positions, SwiGLU, grouped-query attention.
+
+Mistral, Qwen2, Qwen3 and Phi-3 are this model under other settings.
 
 Invariant: a layer takes one tensor and gives one, so the model can be cut between any two: embedding, `depth` blocks, head.
 """
@@ -6,11 +8,13 @@ Invariant: a layer takes one tensor and gives one, so the model can be cut betwe
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from mpitrain.autograd import Tensor, checkpoint
 from mpitrain.autograd.ops import add
 from mpitrain.nn.activation import SwiGLU
-from mpitrain.nn.attention import Attention
+from mpitrain.nn.attention import Attention, head_width
 from mpitrain.nn.embedding import Embedding
 from mpitrain.nn.init import Normal
 from mpitrain.nn.linear import Linear
@@ -19,6 +23,7 @@ from mpitrain.nn.model import Model
 from mpitrain.nn.module import Module
 from mpitrain.nn.norm import RMSNorm
 from mpitrain.nn.parameter import Parameter
+from mpitrain.nn.rotary import Rotary
 
 #: Standard deviation of the initial weights; those that write to the residual stream have it divided by sqrt(2 depth).
 STD = 0.02
@@ -27,8 +32,11 @@ STD = 0.02
 class Llama(Model):
     """Next-token logits (batch, time, vocab) for tokens (batch, time).
 
-    `mlp` is the hidden width of SwiGLU, `theta` the base of the rotary angles.  `context` is the length the model is meant
-    for; nothing in it is that long.  `recompute` keeps only the blocks' inputs for backward.
+    `mlp` is the hidden width of SwiGLU, `context` the length that the model is meant for; nothing in it is that long.  `theta`
+    is the base of the rotary angles, `rope` their scaling (see `Rotary`).  `kv_heads`, `head_dim` and `window` are those of
+    `Attention`, `qk_norm` whether it norms queries and keys.  `qkv_bias`, `out_bias` and `mlp_bias` add biases to its products
+    and to SwiGLU's.  `padding` is a token whose vector is not trained as an input.  `recompute` keeps only the blocks' inputs
+    for backward.
     """
 
     def __init__(
@@ -37,34 +45,65 @@ class Llama(Model):
         width: int,
         depth: int,
         heads: int,
-        kv_heads: int,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
         vocab: int,
         context: int,
         mlp: int,
         theta: float = 10000.0,
+        rope: Mapping[str, Any] | None = None,
+        window: int | None = None,
+        qkv_bias: bool = False,
+        out_bias: bool = False,
+        mlp_bias: bool = False,
+        qk_norm: bool = False,
         tied: bool = False,
+        padding: int | None = None,
         eps: float = 1e-5,
         recompute: bool = False,
     ) -> None:
-        first = Embedding(vocab, width, init=Normal(STD))
+        kv_heads = heads if kv_heads is None else kv_heads
+        head_dim = head_width(width, heads, head_dim)
         out_std = STD / math.sqrt(2 * depth)
-        blocks = [
-            LlamaBlock(width, heads, kv_heads, mlp, theta=theta, eps=eps, out_std=out_std, recompute=recompute)
-            for _ in range(depth)
-        ]
+
+        def block() -> LlamaBlock:
+            attention = Attention(
+                width,
+                heads,
+                kv_heads=kv_heads,
+                head_dim=head_dim,
+                bias=qkv_bias,
+                out_bias=out_bias,
+                norm_eps=eps if qk_norm else None,
+                rotary=Rotary(head_dim, theta, context=context, scaling=rope),
+                window=window,
+                init=Normal(STD),
+                out_init=Normal(out_std),
+            )
+            return LlamaBlock(attention, width, mlp, bias=mlp_bias, eps=eps, out_std=out_std, recompute=recompute)
+
+        first = Embedding(vocab, width, init=Normal(STD), padding=padding)
         last = LlamaHead(width, vocab, eps=eps, weight=first.weight if tied else None)
         super().__init__(
-            [first, *blocks, last],
+            [first, *(block() for _ in range(depth)), last],
             CrossEntropy(),
             width=width,
             depth=depth,
             heads=heads,
             kv_heads=kv_heads,
+            head_dim=head_dim,
             vocab=vocab,
             context=context,
             mlp=mlp,
             theta=theta,
+            rope=None if rope is None else dict(rope),
+            window=window,
+            qkv_bias=qkv_bias,
+            out_bias=out_bias,
+            mlp_bias=mlp_bias,
+            qk_norm=qk_norm,
             tied=tied,
+            padding=padding,
             eps=eps,
             recompute=recompute,
         )
@@ -74,16 +113,14 @@ class LlamaBlock(Module):
     """x + attention(norm(x)), then x + mlp(norm(x)), with gate and up in one product."""
 
     def __init__(
-        self, width: int, heads: int, kv_heads: int, mlp: int, *, theta: float, eps: float, out_std: float, recompute: bool
+        self, attention: Attention, width: int, mlp: int, *, bias: bool, eps: float, out_std: float, recompute: bool
     ) -> None:
         self.norm1 = RMSNorm(width, eps=eps)
-        self.attention = Attention(
-            width, heads, kv_heads=kv_heads, bias=False, rope_theta=theta, init=Normal(STD), out_init=Normal(out_std)
-        )
+        self.attention = attention
         self.norm2 = RMSNorm(width, eps=eps)
-        self.gate_up = Linear(width, 2 * mlp, bias=False, init=Normal(STD))
+        self.gate_up = Linear(width, 2 * mlp, bias=bias, init=Normal(STD))
         self.swiglu = SwiGLU()
-        self.down = Linear(mlp, width, bias=False, init=Normal(out_std))
+        self.down = Linear(mlp, width, bias=bias, init=Normal(out_std))
         self.recompute = recompute
 
     def forward(self, x: Tensor) -> Tensor:
