@@ -35,7 +35,7 @@ def from_pretrained(folder: str | Path, **settings: Any) -> Model:
         raise ValueError(f"{folder / CONFIG} has model_type {model_type!r}; expected one of {', '.join(FAMILIES)}")
     family = FAMILIES[model_type]
     try:
-        rates, left_out = family.dropouts({name: value for name, value in config.items() if name not in settings})
+        rates, left_out = family.dropouts(config, chosen=settings)
         model = family.model(**(family.arguments(config) | rates | settings))
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error

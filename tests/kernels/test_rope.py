@@ -7,7 +7,7 @@ from mpitrain.kernels.rope import rope_tables, rotate
 
 def test_a_rotation_is_a_complex_product():
     x = np.random.default_rng(0).standard_normal((2, 9, 3, 10))
-    cos, sin = rope_tables(9, 10, 50.0, np, np.float64)
+    cos, sin = rope_tables(9, 50.0 ** (-np.arange(5) / 5), 1.0, np, np.float64)
     y = np.empty_like(x)
     rotate(x, cos, sin, out=y)
     angle = np.arange(9)[:, None, None] * 50.0 ** (-np.arange(5) / 5)

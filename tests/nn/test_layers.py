@@ -17,6 +17,7 @@ from mpitrain.nn import (
     MeanSquaredError,
     ReLU,
     RMSNorm,
+    Rotary,
     Sequential,
     SiLU,
     SwiGLU,
@@ -89,14 +90,14 @@ def test_attention_is_torchs_multi_head_attention():
 
 def test_rotary_attention_depends_on_distances_only():
     """With equal tokens but for one pair, moving the pair along moves the result along."""
-    ours = ready(Attention(8, 1, rope_theta=100.0, bias=False))
+    ours = ready(Attention(8, 1, rotary=Rotary(8, 100.0, context=20), bias=False))
     weights = ours.qkv(Tensor(X)).data
     q, k = weights[0, 0, :8], weights[1, 0, :8]
 
     def score(i, j):
         from mpitrain.kernels.rope import rope_tables, rotate
 
-        cos, sin = rope_tables(20, 8, 100.0, np, np.float64)
+        cos, sin = rope_tables(20, 100.0 ** (-np.arange(4) / 4), 1.0, np, np.float64)
         out = np.empty((1, 1, 1, 8)), np.empty((1, 1, 1, 8))
         for x, t, y in ((q, i, out[0]), (k, j, out[1])):
             rotate(x.reshape(1, 1, 1, 8), cos[t : t + 1], sin[t : t + 1], out=y)

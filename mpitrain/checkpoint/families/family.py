@@ -151,21 +151,23 @@ class Family:
                 )
         return {ours: key.read(config) for ours, key in self.settings.items()} | dict(self.implied)
 
-    def dropouts(self, config: Settings) -> tuple[dict[str, float], dict[str, float]]:
-        """The dropout rates of a config.json: by our setting, and by key those above 0 that no setting of ours is.
+    def dropouts(self, config: Settings, *, chosen: Settings) -> tuple[dict[str, float], dict[str, float]]:
+        """The dropout rates of a config.json: by our setting, unless `chosen` has it, and by key those that none of ours is.
 
         `ValueError` for two rates that are one setting of ours and differ.
         """
         given = {name: key(name, values=RATE, default=rate.default).read(config) for name, rate in self.rates.items()}
         ours: dict[str, float] = {}
         for name, rate in self.rates.items():
-            if rate.setting and ours.setdefault(rate.setting, given[name]) != given[name]:
+            if rate.setting is None or rate.setting in chosen:
+                continue
+            if ours.setdefault(rate.setting, given[name]) != given[name]:
                 same = [f"{other} = {given[other]!r}" for other, its in self.rates.items() if its.setting == rate.setting]
                 raise ValueError(
                     f"{' and '.join(same)}; expected equal rates, since the model has one for both: "
                     f"give the one that you want, as in from_pretrained(folder, {rate.setting}={given[name]!r})"
                 )
-        return ours, {name: value for name, value in given.items() if value and not self.rates[name].setting}
+        return ours, {name: value for name, value in given.items() if value and self.rates[name].setting is None}
 
     def config(self, settings: Settings, source: Settings) -> dict[str, Any]:
         """The config.json of a model, with what that of the folder that it was read from says beside the model's settings.
