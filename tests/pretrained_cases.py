@@ -1,5 +1,7 @@
 """Small models of `transformers`, of every family and form that ours read, at odd sizes."""
 
+import json
+
 import numpy as np
 import torch
 from transformers import (
@@ -97,3 +99,10 @@ def tokens_of(model):
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (3, time + 1))
     ids[1, 2] = getattr(model.config, "pad_token_id", None) or 0
     return ids
+
+
+def change(folder, *, without=(), **keys):
+    """Change keys of a folder's config.json."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | keys
+    path.write_text(json.dumps({key: value for key, value in config.items() if key not in without}))

@@ -42,7 +42,7 @@ class Held:
     def equals(self, other: Held) -> bool:
         """Whether both hold the same numbers; they are compared block by block."""
         rows = max(1, _BLOCK // max(1, math.prod(self.shape[1:])))
-        blocks = (slice(start, start + rows) for start in range(0, self.shape[0], rows))
+        blocks = (slice(start, min(start + rows, self.shape[0])) for start in range(0, self.shape[0], rows))
         return self.shape == other.shape and all(np.array_equal(self.read(block), other.read(block)) for block in blocks)
 
 

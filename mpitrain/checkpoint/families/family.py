@@ -59,6 +59,15 @@ RATE = Values(words="a number in [0, 1)", fit=lambda value: _number(value) and 0
 FLAG = Values(words="true or false", fit=lambda value: isinstance(value, bool))
 
 
+#: What any config.json may say of things that no model of ours has, key to accepted values; it is not written.
+_ABSENT: Mapping[str, tuple[Any, ...]] = {
+    "cross_attention_hidden_size": (None,),
+    "is_encoder_decoder": (False,),
+    "pruned_heads": ({}, None),
+    "tie_encoder_decoder": (False,),
+}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Key:
     """A key of config.json that is a setting of ours: its names, of which the first is written, and what its absence means.
@@ -143,7 +152,7 @@ class Family:
                 f"{self.model_type} model; expected keys that are known to change its function or not to: delete from the "
                 "file what does not change what the model computes"
             )
-        for name, accepted in self.fixed.items():
+        for name, accepted in {**self.fixed, **_ABSENT}.items():
             value = config.get(name, accepted[0])
             if not all(part in accepted for part in (value if isinstance(value, list) else [value])):
                 raise ValueError(
@@ -195,7 +204,8 @@ class Family:
     @property
     def _known(self) -> set[str]:
         """The keys that the tables give a meaning."""
-        return {name for key in self.settings.values() for name in key.names} | self.fixed.keys() | self.rates.keys()
+        names = {name for key in self.settings.values() for name in key.names}
+        return names | self.fixed.keys() | self.rates.keys() | _ABSENT.keys()
 
     def table(self, model: Model) -> dict[str, Tensors]:
         """For each parameter's name, the tensors that hold it; a tied output weight is the embedding's.
