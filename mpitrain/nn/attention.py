@@ -17,7 +17,7 @@ from mpitrain.nn.rotary import Rotary
 def head_width(width: int, heads: int, head_dim: int | None) -> int:
     """`head_dim`, by default width / heads; `ValueError` if that is no whole number."""
     if head_dim is None and width % heads:
-        raise ValueError(f"width is {width}, heads {heads}; expected heads to divide width, or head_dim to be given")
+        raise ValueError(f"width is {width}, heads {heads}; expected heads to divide width")
     return width // heads if head_dim is None else head_dim
 
 
