@@ -20,7 +20,7 @@ from mpitrain.data import Dataset, Sampler
 from mpitrain.feed import Batch, Feed
 from mpitrain.gradients import choose_summing
 from mpitrain.holding import Holding
-from mpitrain.nn import Model, NotFiniteError
+from mpitrain.nn import Model, NotFiniteError, Statistic
 from mpitrain.optim import Optimizer
 from mpitrain.parallel import DataParallel, Routes, sync_batch_norm
 from mpitrain.program import (
@@ -189,6 +189,7 @@ class Worker:
             self.settings.clip,
             summing.sums,
             self.settings.clip_value,
+            [p.name for p in self.model.parameters() if isinstance(p, Statistic)],
         )
         # Where something goes on beside computing, on any rank, all of them ask who is to move it on.
         overlapped = place.layout.widest > 1 and self.settings.overlap

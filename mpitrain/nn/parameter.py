@@ -55,8 +55,11 @@ class Statistic(Parameter):
     """A running average that forward passes observe, such as batch norm's mean: never differentiated, never decayed.
 
     What the microbatches of a step observe is accumulated like a gradient, so that the same actions that reduce gradients
-    make it independent of the layout; the update is `data += momentum * (observed mean - data)`.
+    make it independent of the layout; the update is `data += momentum * (observed mean - data)`, and none where a step has
+    observed nothing.  `rows` counts the samples observed: a pass may come by twice, or not at all.
     """
+
+    rows: float = 0.0
 
     def __init__(self, shape: tuple[int, ...], init: Initializer, *, momentum: float) -> None:
         super().__init__(shape, init, decays=False)
@@ -66,4 +69,10 @@ class Statistic(Parameter):
         """Add what a microbatch of `rows` samples saw."""
         grad = self.settled_grad()
         grad += value * rows
+        self.rows += rows
         self.contributed()
+
+    def clear_grad(self) -> None:
+        """Forget what was observed."""
+        super().clear_grad()
+        self.rows = 0.0

@@ -33,11 +33,8 @@ class OptimizerState:
         """The learning rate of the next step, before any group's scale."""
         return self.optimizer.lr * self.optimizer.schedule(self.step_count)
 
-    def step(self, *, grad_scale: float = 1.0, rows: float = 1.0) -> None:
-        """Take one step along `grad_scale` times the accumulated gradients, and forget these.
-
-        `rows` is the number of samples whose observations the statistics have accumulated.
-        """
+    def step(self, *, grad_scale: float = 1.0) -> None:
+        """Take one step along `grad_scale` times the accumulated gradients, and forget these."""
         factor = self.optimizer.schedule(self.step_count)
         self.step_count += 1
         for p, rule, slots in zip(self.trained, self._rules, self._slots, strict=True):
@@ -45,7 +42,8 @@ class OptimizerState:
             rule.update(p.data, grad, slots, lr=lr, step=step, grad_scale=grad_scale, kernels=self.kernels)
             p.clear_grad()
         for s in self.statistics:
-            s.data += s.momentum * (s.settled_grad() / rows - s.data)
+            if s.rows:
+                s.data += s.momentum * (s.settled_grad() / s.rows - s.data)
             s.clear_grad()
 
     def arrays(self) -> dict[str, tuple[Array, Parameter]]:

@@ -143,7 +143,7 @@ class ExactGradients:
         total.addends += 1
         if total.addends % CARRY_EVERY == 0:
             carry(total.sum)
-        weight.clear_grad()
+        weight.fresh = True
         if total.sharded:
             weight.grad = None  # what is kept is the shard's
 

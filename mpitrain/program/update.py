@@ -78,13 +78,18 @@ class Update:
         clip: float | None,
         sums: Sums = PLAIN_SUMS,
         clip_value: float | None = None,
+        statistics: Sequence[str] = (),
     ) -> None:
         """`states` by stage; `counted` are the parameters, or shards of some, that this rank alone enters into the norm.
 
-        `clip` bounds the norm of the mean gradient, and then `clip_value` each of its elements.
+        `clip` bounds the norm of the mean gradient, and then `clip_value` each of its elements.  `statistics` are the names of
+        the model's, whichever rank has them.
         """
         self.comm, self.compute, self.states, self.counted, self.clip = comm, compute, states, counted, clip
         self.sums, self.clip_value = sums, clip_value
+        mine = {s.name: s for state in states.values() for s in state.statistics}
+        #: The model's statistics, `None` for those of other ranks.
+        self.statistics = [mine.get(name) for name in statistics]
         #: Whether this rank knows that what comes next has other shapes, and whether any rank did in the last tally.
         self.changing: Callable[[], bool] = lambda: False
         self.changes = False
@@ -96,8 +101,13 @@ class Update:
         training = self.compute.context.record
         norms = self.sums.squares(p for p in self.counted if training and not isinstance(p, Statistic))
         squares = np.concatenate([np.zeros(0), *(to_host(found).reshape(-1) for found in norms)])
-        here = self.compute.loss_values(), [self.compute.count], [self.compute.correct], squares, [float(self.changing())]
-        loss_sum, count, correct, norm, changing = self.sums.add(self.comm, here)
+        compute = self.compute
+        here: list[Numbers] = [compute.loss_values(), [compute.count], [compute.correct], squares, [float(self.changing())]]
+        here += [[statistic.rows if statistic else 0.0] for statistic in self.statistics]
+        loss_sum, count, correct, norm, changing, *observed = self.sums.add(self.comm, here)
+        for statistic, total in zip(self.statistics, observed, strict=True):
+            if statistic:
+                statistic.rows = total  # of all ranks, as what they observed was summed
         self.changes = changing > 0
         loss = loss_sum / count if count else math.nan
         # Gradients were seeded with the weight of a sample; what is wanted is that of the mean over the counted targets.
@@ -114,4 +124,4 @@ class Update:
         state = self.states[action.stage]
         if self.clip_value is not None:
             clip_values(state.trained, self.clip_value / self.grad_scale)
-        state.step(grad_scale=self.grad_scale, rows=1 / self.compute.context.sample_weight)
+        state.step(grad_scale=self.grad_scale)

@@ -32,7 +32,7 @@ def test_a_statistic_follows_the_mean_over_all_rows_of_a_step():
     state = optim.OptimizerState(optim.SGD(lr=0.1), list(parts.values()))
     parts["mean"].observe(np.array([1.0, 2.0, 3.0]), 3)
     parts["mean"].observe(np.array([5.0, 6.0, 7.0]), 1)
-    state.step(grad_scale=0.123, rows=4)  # the gradient's scale (averaging, clipping) is none of a statistic's
+    state.step(grad_scale=0.123)  # the gradient's scale (averaging, clipping) is none of a statistic's
     np.testing.assert_allclose(parts["mean"].data, 0.1 * np.array([2.0, 3.0, 4.0]), rtol=1e-14)
 
 
