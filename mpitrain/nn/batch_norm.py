@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from mpitrain.autograd import Tensor, ops
+from collections.abc import Callable
+
+from mpitrain.arrays import Array
+from mpitrain.autograd import Tensor, Weight, ops
 from mpitrain.nn.init import ONES, ZEROS
 from mpitrain.nn.module import Module
 from mpitrain.nn.parameter import Parameter, Statistic
+
+#: Normalises x (n, c, h, w) by its moments, then scales and shifts it (by weight, bias, and eps for small variances): the
+#: output, mean and biased variance of each channel, and the count of values that these are taken over.
+Normalise = Callable[[Tensor, Weight, Weight, float], tuple[Tensor, Array, Array, float]]
 
 
 class BatchNorm2d(Module):
@@ -20,20 +27,28 @@ class BatchNorm2d(Module):
         self.weight, self.bias = Parameter((channels,), ONES), Parameter((channels,), ZEROS)
         self.running_mean = Statistic((channels,), ZEROS, momentum=momentum)
         self.running_variance = Statistic((channels,), ONES, momentum=momentum)
+        #: What training normalises with; `parallel.sync_batch_norm` puts the moments of all replicas here.
+        self.normalise: Normalise = alone
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, h, w) to the same shape.  `ValueError` in training if a channel has one value only."""
         if not x.context.train:
             running = self.running_mean.data, self.running_variance.data
             return ops.batch_norm(x, self.weight, self.bias, eps=self.eps, moments=running)[0]
-        n, _, h, w = x.shape
-        if n * h * w < 2:
+        y, mean, variance, count = self.normalise(x, self.weight, self.bias, self.eps)
+        if count < 2:
             raise ValueError(
-                f"batch norm {self.name!r} sees one value of each channel (shape {x.shape}); expected two or more: "
-                "use larger microbatches or larger images"
+                f"batch norm {self.name!r} sees one value of each channel (shape {x.shape}), over all replicas where they are "
+                "normalised together; expected two or more: use larger microbatches or larger images"
             )
-        y, (mean, variance) = ops.batch_norm(x, self.weight, self.bias, eps=self.eps)
         if x.context.record:
-            self.running_mean.observe(mean, n)
-            self.running_variance.observe(variance * (n * h * w / (n * h * w - 1)), n)
+            self.running_mean.observe(mean, x.shape[0])
+            self.running_variance.observe(variance * (count / (count - 1)), x.shape[0])
         return y
+
+
+def alone(x: Tensor, weight: Weight, bias: Weight, eps: float) -> tuple[Tensor, Array, Array, float]:
+    """Normalise x by its own moments."""
+    y, (mean, variance) = ops.batch_norm(x, weight, bias, eps=eps)
+    n, _, h, w = x.shape
+    return y, mean, variance, n * h * w

@@ -30,7 +30,7 @@ from mpitrain.parallel.replicas import check_start, check_weights, checksum
 from mpitrain.parallel.reproducible import EXACT_SUMS, ExactGradients
 from mpitrain.parallel.rows import shard_of
 from mpitrain.parallel.search import Order, no_time, search, stage_costs
-from mpitrain.parallel.sync_batch_norm import SyncBatchNorm2d, sync_batch_norm
+from mpitrain.parallel.sync_batch_norm import sync_batch_norm
 from mpitrain.parallel.tied import TiedWeights, holders
 from mpitrain.parallel.zero import Zero
 
@@ -57,7 +57,6 @@ __all__ = [
     "Routes",
     "Sign",
     "Stages",
-    "SyncBatchNorm2d",
     "TiedWeights",
     "TopK",
     "Zero",

@@ -9,7 +9,7 @@ communicator of their own, so they are never taken for a bucket's.
 from __future__ import annotations
 
 from mpitrain.arrays import Array, namespace
-from mpitrain.autograd import Op, Tensor
+from mpitrain.autograd import Op, Tensor, Weight
 from mpitrain.comm import Communicator
 from mpitrain.kernels import batch_norm as kernels
 from mpitrain.kernels import convolution
@@ -17,38 +17,21 @@ from mpitrain.nn import BatchNorm2d, Module
 
 
 def sync_batch_norm(module: Module, comm: Communicator) -> None:
-    """Let every `BatchNorm2d` inside of `module` normalise over the ranks of `comm`, with the parameters that it has."""
-    for _, parent in list(module.modules()):
-        for name, value in vars(parent).items():
-            if isinstance(value, BatchNorm2d):
-                setattr(parent, name, SyncBatchNorm2d(value, comm))
-            elif isinstance(value, (list, tuple)):
-                synced = [SyncBatchNorm2d(item, comm) if isinstance(item, BatchNorm2d) else item for item in value]
-                setattr(parent, name, type(value)(synced))
+    """Let every `BatchNorm2d` inside of `module` normalise over the ranks of `comm`; each has a microbatch of its own, of any
+    size.
 
+    Layers stay what they are: a subclass with a `forward` of its own keeps it, and normalises jointly where that calls
+    `BatchNorm2d.forward`.
+    """
 
-class SyncBatchNorm2d(Module):
-    """`norm` with moments over the ranks of `comm`, in training; each has a microbatch of its own, of any size."""
+    def jointly(x: Tensor, weight: Weight, bias: Weight, eps: float) -> tuple[Tensor, Array, Array, float]:
+        op = _SyncBatchNorm(eps, comm)
+        y = op(x, weights=(weight, bias))
+        return y, op.mean, op.variance, op.count
 
-    def __init__(self, norm: BatchNorm2d, comm: Communicator) -> None:
-        self.name, self.norm, self.comm = norm.name, norm, comm
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, channels, h, w) to the same shape.  `ValueError` on all ranks if a channel has one value only."""
-        norm = self.norm
-        if not x.context.train:
-            return norm(x)
-        op = _SyncBatchNorm(norm.eps, self.comm)
-        y = op(x, weights=(norm.weight, norm.bias))
-        if op.count < 2:
-            raise ValueError(
-                f"batch norm {self.name!r} sees one value of each channel over all replicas (shape {x.shape}); expected two or "
-                "more: use larger microbatches or larger images"
-            )
-        if x.context.record:
-            norm.running_mean.observe(op.mean, x.shape[0])
-            norm.running_variance.observe(op.variance * (op.count / (op.count - 1)), x.shape[0])
-        return y
+    for _, found in module.modules():
+        if isinstance(found, BatchNorm2d):
+            found.normalise = jointly
 
 
 class _SyncBatchNorm(Op):

@@ -27,7 +27,7 @@ def test_training_and_then_evaluating_is_torchs():
         x = images(6, seed=step)
         expected = theirs(torch.tensor(x)).detach().numpy()
         np.testing.assert_allclose(ours(Tensor(x)).data, expected, rtol=0, atol=1e-12)
-        state.step(rows=6)
+        state.step()
     np.testing.assert_allclose(ours.running_mean.data, theirs.running_mean.numpy(), rtol=1e-13)
     np.testing.assert_allclose(ours.running_variance.data, theirs.running_var.numpy(), rtol=1e-13)
     evaluated = ours(Tensor(images(2), context=Context(train=False))).data
@@ -41,7 +41,7 @@ def test_a_step_of_several_microbatches_observes_their_weighted_mean():
     state = OptimizerState(SGD(lr=0.0), norm.parameters())
     for part in parts:
         norm(Tensor(part))
-    state.step(rows=7)
+    state.step()
     mean = sum(len(part) * part.mean((0, 2, 3)) for part in parts) / 7
     variance = sum(len(part) * part.var((0, 2, 3), ddof=1) for part in parts) / 7
     np.testing.assert_allclose(norm.running_mean.data, 0.1 * mean, rtol=1e-13)
@@ -66,5 +66,5 @@ def test_recomputing_observes_once():
 
 
 def test_one_value_a_channel_is_an_error():
-    with pytest.raises(ValueError, match=r"sees one value of each channel \(shape \(1, 3, 1, 1\)\); expected two or more"):
+    with pytest.raises(ValueError, match=r"sees one value of each channel \(shape \(1, 3, 1, 1\)\), .* expected two"):
         layer()(Tensor(np.ones((1, 3, 1, 1))))
