@@ -168,7 +168,14 @@ class Op:
         context = inputs[0].context if inputs else Context()
         self.inputs, self.weights, self.context = tuple(x.node for x in inputs), tuple(weights), context
         self.wanted = tuple(x.needs_grad for x in inputs)
-        data = self.forward(*(x.data for x in inputs), *(w.data for w in weights))
+        try:
+            arrays = [w.data for w in weights]
+        except AttributeError:
+            raise ValueError(
+                f"{type(self).__name__} uses a weight that has no array ({', '.join(map(repr, weights))}); expected every "
+                "Parameter to be an attribute of a Module of the model, or in a list, tuple or dict that is one"
+            ) from None
+        data = self.forward(*(x.data for x in inputs), *arrays)
         recorded = context.record and (any(self.wanted) or self.has_weights())
         return Tensor(data, context=context, needs_grad=recorded, op=self if recorded else None)
 

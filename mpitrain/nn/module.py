@@ -1,7 +1,8 @@
 """`Module`: a function of one tensor with parameters, found by walking its attributes.
 
-Invariant: a module is its attributes.  There is no registry and no base-class `__init__` to call: every `Parameter`, `Module`,
-or list or tuple of modules that is an attribute is part of it, under the attribute's name.
+Invariant: a module is its attributes.  There is no registry and no base-class `__init__` to call: every `Parameter` or `Module`
+that is an attribute is part of it, under the attribute's name; so is every one in a list, tuple or dict that is an attribute,
+under `name.0`, `name.key`, however deep.
 """
 
 from __future__ import annotations
@@ -42,14 +43,12 @@ class Module:
         return y
 
     def children(self) -> Iterator[tuple[str, Module | Parameter]]:
-        """The direct parts, each with its name, in the order in which they were assigned."""
+        """The direct parts, each with its name, in the order in which they were assigned.
+
+        `ValueError` if one is in a set, which has no order, or under a key of a dict that cannot be part of a name.
+        """
         for key, value in vars(self).items():
-            if isinstance(value, (Module, Parameter)):
-                yield key, value
-            elif isinstance(value, (list, tuple)):
-                for i, item in enumerate(value):
-                    if isinstance(item, Module):
-                        yield f"{key}.{i}", item
+            yield from _parts(key, value, self)
 
     def modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """This module and every one inside it, each with its path, from the outside in."""
@@ -83,6 +82,29 @@ def set_names(root: Module) -> None:
             if isinstance(child, Parameter) and id(child) not in named:
                 child.name = f"{path}.{key}" if path else key
                 named.add(id(child))
+
+
+def _parts(name: str, value: object, owner: Module) -> Iterator[tuple[str, Module | Parameter]]:
+    """The modules and parameters in the attribute `value` of `owner`."""
+    if isinstance(value, (Module, Parameter)):
+        yield name, value
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            yield from _parts(f"{name}.{i}", item, owner)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            for found, part in _parts(f"{name}.{key}", item, owner):
+                if not isinstance(key, str) or not key or "." in key:
+                    raise ValueError(
+                        f"{name} of {type(owner).__name__} is a dict with {type(part).__name__} under the key {key!r}; "
+                        "expected keys that are text without a dot: they become part of the names of parameters"
+                    )
+                yield found, part
+    elif isinstance(value, (set, frozenset)) and any(isinstance(item, (Module, Parameter)) for item in value):
+        raise ValueError(
+            f"{name} of {type(owner).__name__} is a set of modules or parameters, which has no order; expected a list, a tuple "
+            "or a dict"
+        )
 
 
 def _finite(x: Tensor | tuple[Tensor, ...]) -> bool:
