@@ -118,6 +118,11 @@ class World(Protocol):
 
     size: int
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process runs rank 0, whose word stands for all."""
+        ...
+
     def run(self, function: Callable[[Communicator], T]) -> list[T]:
         """Call `function` for every rank that this process runs and return the results in rank order."""
         ...

@@ -32,6 +32,8 @@ def local(size: int, *, latency: float = 0.0, limit_s: float = 60.0, deaths: Map
 class LocalWorld:
     """See `local`.  The communicators are the same ones in every `run`."""
 
+    leads = True
+
     def __init__(self, post: Post) -> None:
         self.size = post.size
         self._post = post

@@ -14,7 +14,7 @@ import numpy as np
 from mpi4py import MPI
 
 from mpitrain.arrays import Array, namespace, sum_dtype
-from mpitrain.comm.communicator import Reduction, Request
+from mpitrain.comm.communicator import Communicator, Reduction, Request, T
 from mpitrain.comm.staging import fill, landing, staged
 
 _OPS = {
@@ -155,6 +155,19 @@ class MpiCommunicator:
         starts = range(0, flat.size, self._chunk)
         lengths = [min(self._chunk, flat.size - start) for start in starts]
         return flat, 1, MPI.BYTE.Create_hindexed(lengths, list(starts)).Commit()
+
+
+class MpiWorld(MpiCommunicator):
+    """All ranks of an MPI job, and the communicator of this process, which is one of them."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is rank 0."""
+        return self.rank == 0
+
+    def run(self, function: Callable[[Communicator], T]) -> list[T]:
+        """Call `function` for this process's rank; a list of one result."""
+        return [function(self)]
 
 
 def _bytes(x: Array) -> Array:

@@ -6,37 +6,29 @@ Invariant: MPI is loaded by the call and not by an import, and a job of N ranks 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from mpitrain.comm.communicator import Communicator, T, World
 from mpitrain.comm.failure import report_failures
+
+if TYPE_CHECKING:
+    from mpitrain.comm.mpi import MpiWorld
 
 #: What launchers tell each process about the number of them.  (Slurm's SLURM_NTASKS is the allocation's, not the step's.)
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
-class MpiWorld:
-    """The ranks of an MPI job, of which this process is one."""
-
-    def __init__(self, comm: Communicator) -> None:
-        self.size = comm.size
-        self._comm = comm
-
-    def run(self, function: Callable[[Communicator], T]) -> list[T]:
-        """Call `function` for this process's rank; a list of one result."""
-        return [function(self._comm)]
-
-
-def world(environment: Mapping[str, str] = os.environ) -> World:
+def world(environment: Mapping[str, str] = os.environ) -> MpiWorld:
     """Initialise MPI and return all ranks of the job; one rank without a launcher.
 
-    With more than one rank, an exception that nothing catches ends the whole job from here on (see `failure`).
-    `ValueError` if no MPI library can be loaded, or if the launcher in `environment` belongs to another one.
+    It is this process's communicator too, with its `rank`, its `size`, and whether it `leads`, as rank 0 does.  With more than
+    one rank, an exception that nothing catches ends the whole job from here on (see `failure`).  `ValueError` if no MPI library
+    can be loaded, or if the launcher in `environment` belongs to another one.
     """
     try:
         from mpi4py import MPI
 
-        from mpitrain.comm.mpi import MpiCommunicator, reads_device_memory
+        from mpitrain.comm.mpi import MpiWorld, reads_device_memory
     except (ImportError, RuntimeError) as error:
         raise ValueError(no_library(str(error))) from error
     size = MPI.COMM_WORLD.size
@@ -44,7 +36,7 @@ def world(environment: Mapping[str, str] = os.environ) -> World:
         check_launcher(environment, MPI.Get_library_version().partition(",")[0].partition("\n")[0])
     else:
         report_failures()
-    return MpiWorld(MpiCommunicator(MPI.COMM_WORLD.Dup(), device_aware=reads_device_memory()))
+    return MpiWorld(MPI.COMM_WORLD.Dup(), device_aware=reads_device_memory())
 
 
 def no_library(reason: str) -> str:

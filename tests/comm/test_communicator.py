@@ -11,6 +11,7 @@ import pytest
 
 from mpitrain.arrays import BFLOAT16
 from mpitrain.comm import Reduction
+from mpitrain.comm.local import LocalWorld
 
 DTYPES = [np.float16, BFLOAT16, np.float32, np.float64, np.int32, np.int64]
 SHAPES = [(), (1,), (7,), (3, 5), (0,), (2, 3, 4)]
@@ -135,6 +136,11 @@ def test_world_runs_its_ranks_and_keeps_them(world):
     first = world.run(lambda comm: (comm.rank, comm.size))
     assert first in ([(rank, world.size) for rank in range(world.size)], [(first[0][0], world.size)])
     assert world.run(lambda comm: id(comm)) == world.run(lambda comm: id(comm))
+    assert world.leads == (first[0][0] == 0)
+    if not isinstance(world, LocalWorld):  # under MPI, this process's communicator
+        x = np.array([1.0 + world.rank])
+        world.allreduce(x)
+        np.testing.assert_array_equal(x, world.size * (world.size + 1) / 2)
 
 
 class DeviceArray:

@@ -13,7 +13,7 @@ from mpitrain.comm.start import check_launcher
 ALONE = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMI", "SLURM", "MV2_"))}
 
 
-def start(environment, code="import mpitrain.comm as c; w = c.world(); print(w.size, w.run(lambda comm: comm.rank))"):
+def start(environment, code="import mpitrain.comm; mpitrain.comm.world()"):
     return subprocess.run(
         [sys.executable, "-c", code],
         env=environment,
@@ -26,8 +26,8 @@ def start(environment, code="import mpitrain.comm as c; w = c.world(); print(w.s
 
 
 def test_without_a_launcher_the_world_has_one_rank():
-    result = start(ALONE)
-    assert (result.returncode, result.stdout) == (0, "1 [0]\n"), result.stderr
+    result = start(ALONE, "import mpitrain as mt; w = mt.comm.world(); print(w.rank, w.size, w.leads, w.run(lambda c: c.rank))")
+    assert (result.returncode, result.stdout) == (0, "0 1 True [0]\n"), result.stderr
 
 
 @pytest.mark.parametrize("name", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
