@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 from mpitrain.arrays import float_dtype
 from mpitrain.comm import Layout
@@ -16,6 +17,13 @@ from mpitrain.nn import Model, Parameter, Statistic
 from mpitrain.optim import Optimizer
 from mpitrain.parallel import Compressor, Kept, Stages, check_stages, kept_bytes
 from mpitrain.program import ScheduleFunction, Search
+
+
+def check_counts(**counts: object) -> None:
+    """`ValueError` if one of `counts` is not a whole number of 1 or more; `None` stands for none."""
+    for name, count in counts.items():
+        if count is not None and (not isinstance(count, Integral) or isinstance(count, bool) or count < 1):
+            raise ValueError(f"{name} = {count}; expected a whole number of 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,7 +25,7 @@ from mpitrain.optim import Optimizer
 from mpitrain.parallel import Compressor, Order, Placement, Stages, check_start, check_weights
 from mpitrain.program import Metrics, schedule_named
 from mpitrain.selfcheck import Difference
-from mpitrain.settings import Settings
+from mpitrain.settings import Settings, check_counts
 from mpitrain.worker import Worker
 
 T = TypeVar("T")
@@ -83,6 +83,7 @@ class Trainer:
         arrays: str | None = None,
         timeout_s: float = 600.0,
     ) -> None:
+        check_counts(check_every=check_every)
         settings = Settings(
             schedule=schedule_named(schedule),
             microbatches=microbatches,
@@ -166,6 +167,13 @@ class Trainer:
         is written there every `save_every` steps and after the last, and the newest `keep` are kept.  `trace` says which steps'
         actions are recorded, and where.
         """
+        check_counts(
+            validate_every=validate_every,
+            validation_batches=validation_batches,
+            save_every=save_every,
+            keep=keep,
+            trace_every=trace.every if trace else None,
+        )
 
         def due(every: int | None, worker: Worker, last: int) -> bool:
             return worker.step == last or (every is not None and worker.step % every == 0)
@@ -251,6 +259,7 @@ class Trainer:
 
     def save(self, folder: str | Path, *, keep: int = 2) -> Path:
         """Write a checkpoint `folder/step-N` and keep the newest `keep`; the path of the new one."""
+        check_counts(keep=keep)
         return self._each(lambda worker: self._save(worker, Path(folder), keep))[0]
 
     def resume(self, path: str | Path) -> Path | None:

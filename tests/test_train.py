@@ -226,6 +226,17 @@ def test_what_does_not_fit_is_refused(attempt, says):
         attempt()
 
 
+@pytest.mark.parametrize("setting", ["keep", "save_every", "validate_every", "validation_batches"])
+@pytest.mark.parametrize("count", [0, -1, 2.5])
+def test_a_count_that_is_none_is_refused_before_anything_is_written(setting, count, tmp_path):
+    job = trainer()
+    with pytest.raises(ValueError, match=f"{setting} = {count}; expected a whole number of 1 or more"):
+        job.fit(1, report=quiet, folder=tmp_path, **{setting: count})
+    with pytest.raises(ValueError, match="keep = 0"):
+        job.save(tmp_path, keep=0)
+    assert (job.step, list(tmp_path.iterdir())) == (0, [])
+
+
 def test_an_error_names_its_action():
     class Fails(mt.nn.Module):
         def forward(self, x):
