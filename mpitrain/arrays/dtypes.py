@@ -27,5 +27,8 @@ def float_dtype(name: str) -> np.dtype:
 
 
 def sum_dtype(dtype: np.dtype) -> np.dtype:
-    """The type in which values of `dtype` are summed: float32 for the 16-bit floats, itself otherwise."""
-    return FLOATS["float32"] if dtype in (FLOATS["float16"], BFLOAT16) else dtype
+    """The type in which values of `dtype` are summed: float32 for the 16-bit floats, otherwise itself, in this machine's order
+    of bytes.
+    """
+    native = dtype.newbyteorder("=")
+    return FLOATS["float32"] if native in (FLOATS["float16"], BFLOAT16) else native

@@ -58,16 +58,23 @@ class Peers(Protocol):
     size: int
 
     def isend(self, x: Array, dest: int, tag: int) -> Request:
-        """Start sending the contiguous array `x`, which must stay unchanged until the request is done."""
+        """Start sending the array `x`, which must stay unchanged until the request is done."""
         ...
 
     def irecv(self, x: Array, source: int, tag: int) -> Request:
-        """Start receiving into the contiguous array `x` of exactly the sent shape and dtype."""
+        """Start receiving into the array `x` of exactly the sent shape and dtype.
+
+        `wait` and `done` raise `ValueError` if another came; processes see only another number of bytes.
+        """
         ...
 
 
 class Communicator(Peers, Protocol):
-    """A group of ranks that act together."""
+    """A group of ranks that act together.
+
+    What cannot travel or be combined is refused, by `ValueError`, and so are, on every rank, collectives that do not go
+    together: other ones, or of another shape or dtype.
+    """
 
     #: Whether the time that a message takes says anything about a machine: not where ranks are threads of one process.
     timed: bool
@@ -75,13 +82,17 @@ class Communicator(Peers, Protocol):
     concurrent: bool
 
     def allreduce(self, x: Array, op: Reduction = Reduction.SUM) -> None:
-        """Combine `x` over all ranks, in place, any size; 16-bit floats are combined in float32 and rounded once."""
+        """Combine `x` over all ranks, in place, any size; 16-bit floats are combined in float32 and rounded once.
+
+        What is not a number on one rank is none in the result.
+        """
         ...
 
     def iallreduce(self, x: Array, op: Reduction = Reduction.SUM) -> Request:
         """Start to combine `x`, in place; it must be left alone until the request is done.
 
-        Not for 16-bit floats, nor for the mean.  Started in the same order on every rank.
+        Not for 16-bit floats, nor for the mean.  Started in the same order on every rank, with as many bytes: before they are
+        combined nobody compares.
         """
         ...
 

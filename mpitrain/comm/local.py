@@ -13,6 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from mpitrain.arrays import Array, namespace, sum_dtype
+from mpitrain.comm.accepted import (
+    check_array,
+    check_group,
+    check_message,
+    check_rank,
+    check_reduction,
+    check_started,
+    described,
+    disagreement,
+)
 from mpitrain.comm.communicator import COMBINE, Communicator, Reduction, Request, T
 from mpitrain.comm.post import Channel, PeerGoneError, Post
 from mpitrain.comm.staging import fill, staged
@@ -142,38 +152,38 @@ class LocalCommunicator:
 
     def isend(self, x: Array, dest: int, tag: int) -> Request:
         """As `Communicator.isend`; the message is copied at once, so the request is done."""
+        check_message(self, x, dest, tag, self.max_tag)
         self._post.start_operation(self._members[self.rank])
         self._post.put(self._channel(self.rank, dest, tag), staged(x).copy(), "send")
         return _Sent()
 
     def irecv(self, x: Array, source: int, tag: int) -> Request:
         """As `Communicator.irecv`."""
+        check_message(self, x, source, tag, self.max_tag)
         self._post.start_operation(self._members[self.rank])
         return _Receive(self._post, self._channel(source, self.rank, tag), x)
 
     def allreduce(self, x: Array, op: Reduction = Reduction.SUM) -> None:
         """As `Communicator.allreduce`, in rank order."""
-        self.iallreduce(x, op).wait()
+        check_reduction(x, op)
+        self._combining(x, op).wait()
 
     def iallreduce(self, x: Array, op: Reduction = Reduction.SUM) -> Request:
         """As `Communicator.iallreduce`."""
-        kind = f"allreduce({op.value})"
-        return _Combining(self, self._post_all(staged(x), kind), x, op, kind)
+        check_started(x, op)
+        return self._combining(x, op)
 
     def broadcast(self, x: Array, root: int) -> None:
         """As `Communicator.broadcast`."""
-        kind = f"broadcast({root})"
-        self._post.start_operation(self._members[self.rank])
-        if self.rank == root:
-            message = staged(x).copy()
-            for peer in range(self.size):
-                self._post.put(self._channel(root, peer, None), message, kind)
-        channel = self._channel(root, self.rank, None)
-        _check_and_fill(x, self._collect(root, kind, (channel, self._post.ask(channel))), channel)
+        check_array(x)
+        check_rank(self, root)
+        message = staged(x) if self.rank == root else np.empty(0)
+        fill(x, self._exchange(message, described(f"broadcast({root})", x))[root])
 
     def allgather(self, x: Array) -> Array:
         """As `Communicator.allgather`."""
-        parts = self._exchange(staged(x), "allgather")
+        check_array(x)
+        parts = self._exchange(staged(x), described("allgather", x))
         out = namespace(x).empty((self.size, *x.shape), x.dtype)
         fill(out, np.stack(parts))
         return out
@@ -184,7 +194,7 @@ class LocalCommunicator:
 
     def group(self, ranks: Sequence[int]) -> LocalCommunicator:
         """As `Communicator.group`."""
-        assert self.rank in ranks, f"rank {self.rank} is not in the group {list(ranks)} that it asks for"
+        check_group(self.rank, list(ranks))
         self._splits += 1
         members = [self._members[rank] for rank in ranks]
         return LocalCommunicator(self._post, f"{self._name}.{self._splits}{members}", members, list(ranks).index(self.rank))
@@ -193,13 +203,16 @@ class LocalCommunicator:
         """As `Communicator.same_host`: everyone."""
         return self.group(range(self.size))
 
+    def _combining(self, x: Array, op: Reduction) -> Request:
+        kind = described(f"allreduce({op.value})", x)
+        return _Combining(self, self._post_all(staged(x), kind), x, op, kind)
+
     def _channel(self, source: int, dest: int, tag: int | None) -> Channel:
-        assert tag is None or 0 <= tag <= self.max_tag, f"tag {tag} is not in 0..{self.max_tag}"
         return self._name, self._members[source], self._members[dest], tag
 
     def _exchange(self, x: np.ndarray, kind: str) -> list[np.ndarray]:
-        """The `x` of every rank, none of which may be written to; raises where they differ in shape, dtype or operation."""
-        return self._collect_all(x, self._post_all(x, kind), kind)
+        """The `x` of every rank, none of which may be written to; raises where another `kind` was called."""
+        return self._collect_all(self._post_all(x, kind), kind)
 
     def _post_all(self, x: np.ndarray, kind: str) -> list[tuple[Channel, int]]:
         """Send `x` to every rank; which messages will hold theirs."""
@@ -210,23 +223,13 @@ class LocalCommunicator:
         channels = [self._channel(peer, self.rank, None) for peer in range(self.size)]
         return [(channel, self._post.ask(channel)) for channel in channels]
 
-    def _collect_all(self, x: np.ndarray, tickets: list[tuple[Channel, int]], kind: str) -> list[np.ndarray]:
-        parts = [self._collect(peer, kind, ticket) for peer, ticket in enumerate(tickets)]
-        for peer, part in enumerate(parts):
-            if part.shape != x.shape or part.dtype != x.dtype:
-                raise ValueError(
-                    f"{kind} of {x.dtype} {x.shape} on rank {self.rank} and of {part.dtype} {part.shape} on rank {peer} "
-                    f"of group {self._name}; every rank must hand over the same shape and dtype"
-                )
-        return parts
+    def _collect_all(self, tickets: list[tuple[Channel, int]], kind: str) -> list[np.ndarray]:
+        return [self._collect(peer, kind, ticket) for peer, ticket in enumerate(tickets)]
 
     def _collect(self, source: int, kind: str, ticket: tuple[Channel, int]) -> np.ndarray:
         message = self._post.take(*ticket)
         if message.kind != kind:
-            raise ValueError(
-                f"rank {self.rank} of group {self._name} came to {kind} and rank {source} to {message.kind}; "
-                "every rank must call the same collectives in the same order"
-            )
+            raise ValueError(disagreement(self.rank, kind, source, message.kind))
         return message.array
 
 
@@ -249,10 +252,11 @@ class _Combining:
         if self._complete:
             return
         x, op = self._x, self._op
-        parts = self._comm._collect_all(staged(x), self._tickets, self._kind)
+        parts = self._comm._collect_all(self._tickets, self._kind)
         total = parts[0].astype(sum_dtype(x.dtype))
-        for part in parts[1:]:
-            COMBINE[op](total, part.astype(total.dtype, copy=False), out=total)
+        with np.errstate(all="ignore"):  # infinity and NaN come out as they do in MPI, without a word
+            for part in parts[1:]:
+                COMBINE[op](total, part.astype(total.dtype, copy=False), out=total)
         if op is Reduction.MEAN:
             total /= self._comm.size
         fill(x, total.astype(x.dtype, copy=False))

@@ -9,11 +9,22 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from zlib import crc32
 
 import numpy as np
 from mpi4py import MPI
 
 from mpitrain.arrays import Array, namespace, sum_dtype
+from mpitrain.comm.accepted import (
+    check_array,
+    check_group,
+    check_message,
+    check_rank,
+    check_reduction,
+    check_started,
+    described,
+    disagreement,
+)
 from mpitrain.comm.communicator import Communicator, Reduction, Request, T
 from mpitrain.comm.staging import fill, landing, staged
 
@@ -24,6 +35,9 @@ _OPS = {
     Reduction.MIN: MPI.MIN,
     Reduction.PRODUCT: MPI.PROD,
 }
+
+#: The most of a call's description that ranks show each other.
+_CALL_BYTES = 160
 
 
 def reads_device_memory() -> bool:
@@ -54,23 +68,31 @@ class MpiCommunicator:
 
     def isend(self, x: Array, dest: int, tag: int) -> Request:
         """As `Communicator.isend`."""
+        check_message(self, x, dest, tag, self.max_tag)
         source = self._readable(x)
         return _Sent(self._comm.Isend(self._message(source), dest, tag), source)
 
     def irecv(self, x: Array, source: int, tag: int) -> Request:
-        """As `Communicator.irecv`.  `wait` and `done` raise `ValueError` if another number of bytes came."""
+        """As `Communicator.irecv`."""
+        check_message(self, x, source, tag, self.max_tag)
         target = self._writable(x)
         return _Receive(self._comm.Irecv(self._message(target), source, tag), x, target, source)
 
     def allreduce(self, x: Array, op: Reduction = Reduction.SUM) -> None:
         """As `Communicator.allreduce`, a chunk at a time."""
+        check_reduction(x, op)
+        self._agree(described(f"allreduce({op.value})", x))
         host = self._readable(x)
-        flat, wide = host.reshape(-1), sum_dtype(x.dtype)
+        flat, wide = _countable(host), sum_dtype(x.dtype)
         chunk = self._chunk if wide == x.dtype else min(self._chunk, 1 << 24)  # bounds the float32 copy
         for start in range(0, flat.size, chunk):
             part = flat[start : start + chunk]
             total = part if wide == x.dtype else self._readable(part.astype(wide))
+            lost = self._lost(total, op)
             self._comm.Allreduce(MPI.IN_PLACE, total, _OPS[op])
+            if lost is not None:
+                self._comm.Allreduce(MPI.IN_PLACE, lost, MPI.MAX)
+                total[lost.view(bool)] = np.nan
             if op is Reduction.MEAN:
                 total /= self.size
             if total is not part:
@@ -79,15 +101,26 @@ class MpiCommunicator:
 
     def iallreduce(self, x: Array, op: Reduction = Reduction.SUM) -> Request:
         """As `Communicator.iallreduce`; all chunks are started at once."""
-        assert sum_dtype(x.dtype) == x.dtype
-        assert op is not Reduction.MEAN
+        check_started(x, op)
         host = self._readable(x)
-        flat = host.reshape(-1)
+        flat = _countable(host)
         parts = [flat[start : start + self._chunk] for start in range(0, flat.size, self._chunk)]
-        return _Combining([self._comm.Iallreduce(MPI.IN_PLACE, part, _OPS[op]) for part in parts], x, host)
+        losses = [(part, lost) for part in parts if (lost := self._lost(part, op)) is not None]
+        requests = [self._comm.Iallreduce(MPI.IN_PLACE, part, _OPS[op]) for part in parts]
+        requests += [self._comm.Iallreduce(MPI.IN_PLACE, lost, MPI.MAX) for _, lost in losses]
+
+        def finish() -> None:
+            for part, lost in losses:
+                part[lost.view(bool)] = np.nan
+            self._arrived(x, host)
+
+        return _Combining(requests, finish)
 
     def broadcast(self, x: Array, root: int) -> None:
         """As `Communicator.broadcast`, a chunk at a time."""
+        check_rank(self, root)
+        check_array(x)
+        self._agree(described(f"broadcast({root})", x))
         host = self._readable(x) if self.rank == root else self._writable(x)
         flat = _bytes(host)
         for start in range(0, flat.size, self._chunk):
@@ -97,6 +130,8 @@ class MpiCommunicator:
 
     def allgather(self, x: Array) -> Array:
         """As `Communicator.allgather`, a chunk at a time."""
+        check_array(x)
+        self._agree(described("allgather", x))
         out = namespace(x).empty((self.size, *x.shape), x.dtype)
         host, target = self._readable(x), self._writable(out)
         mine, everyone = _bytes(host), _bytes(target).reshape(self.size, -1)
@@ -113,11 +148,11 @@ class MpiCommunicator:
 
     def barrier(self) -> None:
         """As `Communicator.barrier`."""
-        self._comm.Barrier()
+        self._agree("barrier")
 
     def group(self, ranks: Sequence[int]) -> MpiCommunicator:
         """As `Communicator.group`; only the members of one group wait for each other."""
-        assert self.rank in ranks, f"rank {self.rank} is not in the group {list(ranks)} that it asks for"
+        check_group(self.rank, list(ranks))
         members = self._comm.Get_group().Incl(list(ranks))
         return self._of(self._comm.Create_group(members))
 
@@ -129,16 +164,39 @@ class MpiCommunicator:
         assert isinstance(comm, MPI.Intracomm)
         return MpiCommunicator(comm, device_aware=self._device_aware, chunk=self._chunk)
 
+    def _agree(self, call: str) -> None:
+        """`ValueError` on every rank if one came to another `call`, in words as `described` has them; MPI would not say it.
+
+        Two numbers are combined, so it takes the time of the smallest allreduce.
+        """
+        mine = call.encode()
+        word = crc32(mine)
+        most = np.array([word, -word])
+        self._comm.Allreduce(MPI.IN_PLACE, most, MPI.MAX)
+        if most[0] == -most[1]:
+            return
+        calls = bytearray(self.size * _CALL_BYTES)
+        self._comm.Allgather(mine[:_CALL_BYTES].ljust(_CALL_BYTES), calls)
+        first, *others = (calls[i : i + _CALL_BYTES].decode().rstrip() for i in range(0, len(calls), _CALL_BYTES))
+        peer, other = next((rank, call) for rank, call in enumerate(others, 1) if call != first)
+        raise ValueError(disagreement(0, first, peer, other))
+
+    def _lost(self, x: Array, op: Reduction) -> Array | None:
+        """Where `x` is not a number, a byte an element, for reductions of which MPI does not say what becomes of it."""
+        if op not in (Reduction.MAX, Reduction.MIN) or x.dtype.kind != "f":
+            return None
+        return self._readable(namespace(x).isnan(x).view(np.uint8))
+
     def _readable(self, x: Array) -> Array:
         """`x`, or a copy of it that MPI can read, with everything in it that its stream was asked for."""
-        if not self._device_aware or isinstance(x, np.ndarray):
+        if not self._device_aware or isinstance(x, np.ndarray) or not x.flags.c_contiguous:
             return staged(x)
         namespace(x).cuda.get_current_stream().synchronize()
         return x
 
     def _writable(self, x: Array) -> Array:
         """`x`, or memory in its stead that MPI can write."""
-        if not self._device_aware or isinstance(x, np.ndarray):
+        if not self._device_aware or isinstance(x, np.ndarray) or not x.flags.c_contiguous:
             return landing(x)
         namespace(x).cuda.get_current_stream().synchronize()  # earlier readers of x must be done before it is overwritten
         return x
@@ -168,6 +226,11 @@ class MpiWorld(MpiCommunicator):
     def run(self, function: Callable[[Communicator], T]) -> list[T]:
         """Call `function` for this process's rank; a list of one result."""
         return [function(self)]
+
+
+def _countable(x: Array) -> Array:
+    """The elements of the contiguous `x` as MPI knows them: it has no order of bool."""
+    return x.reshape(-1).view(np.uint8) if x.dtype.kind == "b" else x.reshape(-1)
 
 
 def _bytes(x: Array) -> Array:
@@ -230,22 +293,21 @@ class _Receive:
 
 
 class _Combining:
-    """A reduction under way; `host` is `x` or the host memory in its stead."""
+    """A reduction under way; then `finish` has something to do."""
 
-    def __init__(self, requests: list[MPI.Request], x: Array, host: Array) -> None:
-        self._requests, self._x, self._host = requests, x, host
+    def __init__(self, requests: list[MPI.Request], finish: Callable[[], None]) -> None:
+        self._requests, self._finish = requests, finish
 
     def done(self) -> bool:
         if self._requests and MPI.Request.Testall(self._requests):
-            self._finish()
+            self._end()
         return not self._requests
 
     def wait(self) -> None:
         if self._requests:
             MPI.Request.Waitall(self._requests)
-            self._finish()
+            self._end()
 
-    def _finish(self) -> None:
+    def _end(self) -> None:
         self._requests = []
-        if self._host is not self._x:
-            fill(self._x, self._host)
+        self._finish()

@@ -1,26 +1,26 @@
 """Host memory that stands in for an array on its way through a library that knows nothing of devices.
 
-Invariant: on the host the array stands for itself and nothing is copied; from a device it is copied after its stream's pending
-work is done.
+Invariant: a contiguous array on the host stands for itself and nothing is copied; from a device it is copied after its stream's
+pending work is done.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from mpitrain.arrays import Array, to_host
+from mpitrain.arrays import Array, namespace, to_host
 
 
 def staged(x: Array) -> np.ndarray:
-    """Return the contents of `x` in host memory: `x` itself on the host, else a copy made once the current stream is done."""
-    assert x.flags.c_contiguous, f"an array of shape {x.shape} that travels must be contiguous"
-    return to_host(x)
+    """Return the contents of `x` in contiguous host memory: `x` itself where it is that, else a copy, from a device made once
+    the current stream is done.
+    """
+    return np.asarray(to_host(x), order="C")
 
 
 def landing(x: Array) -> np.ndarray:
-    """Return host memory of the shape and dtype of `x` to receive into: `x` itself on the host."""
-    assert x.flags.c_contiguous, f"an array of shape {x.shape} that travels must be contiguous"
-    return x if isinstance(x, np.ndarray) else np.empty(x.shape, x.dtype)
+    """Return contiguous host memory of the shape and dtype of `x` to receive into: `x` itself where it is that."""
+    return x if isinstance(x, np.ndarray) and x.flags.c_contiguous else np.empty(x.shape, x.dtype)
 
 
 def fill(x: Array, host: np.ndarray) -> None:
@@ -28,5 +28,7 @@ def fill(x: Array, host: np.ndarray) -> None:
     if isinstance(x, np.ndarray):
         if x is not host:
             np.copyto(x, host)
-    else:
+    elif x.flags.c_contiguous:
         x.set(host)
+    else:
+        x[...] = namespace(x).asarray(host)

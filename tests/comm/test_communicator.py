@@ -46,6 +46,102 @@ def test_16_bit_sums_round_once(comm):
         np.testing.assert_array_equal(x.astype(np.float64), 1 + 2 * spacing)
 
 
+def reduced(x, op):
+    def call(comm):
+        mine = x(comm.rank)
+        comm.allreduce(mine, op)
+        return mine
+
+    return call
+
+
+def passed_on(x, inbox):
+    """Each rank's `x` to the next one's `inbox`."""
+
+    def call(comm):
+        mine, found = x(comm.rank), inbox()
+        receive = comm.irecv(found, (comm.rank - 1) % 3, 1)
+        send = comm.isend(mine, (comm.rank + 1) % 3, 1)
+        receive.wait()
+        send.wait()
+        return found - (comm.rank - 1) % 3  # the same on every rank
+
+    return call
+
+
+def spread(dtype):
+    """An array that lies in every other element of another."""
+    return np.zeros((2, 6), dtype)[:, ::2]
+
+
+NAN = np.array([1.0, np.nan, 3.0])
+#: What three ranks do, and what comes of it on each of them: an array, or a sentence.
+ONE_BEHAVIOUR = {
+    "max with NaN": (reduced(lambda r: np.where(r == 1, NAN, r), Reduction.MAX), [2.0, np.nan, 3.0]),
+    "min with NaN": (reduced(lambda r: np.where(r == 2, NAN, r).astype(np.float16), Reduction.MIN), [0.0, np.nan, 0.0]),
+    "max of NaN alone": (reduced(lambda r: -NAN.astype(np.float32), Reduction.MAX), [-1.0, np.nan, -3.0]),
+    "sum of infinities": (reduced(lambda r: np.array([[np.inf, -np.inf, 1.0][r], np.inf]), Reduction.SUM), [np.nan, np.inf]),
+    "integers wrap": (reduced(lambda r: np.full(2, 100, np.uint8), Reduction.SUM), [44, 44]),
+    "product": (reduced(lambda r: np.array([r + 1, -1], np.int16), Reduction.PRODUCT), [6, -1]),
+    "complex": (reduced(lambda r: np.array([r + 1j]), Reduction.MEAN), [1 + 1j]),
+    "any": (reduced(lambda r: np.array([r == 1, False, True]), Reduction.MAX), [True, False, True]),
+    "all": (reduced(lambda r: np.array([r == 1, False, True]), Reduction.MIN), [False, False, True]),
+    "big-endian": (reduced(lambda r: np.array([r, 0.5], ">f8"), Reduction.SUM), [3.0, 1.5]),
+    "big-endian, 16 bits": (reduced(lambda r: np.array([r, 0.5], ">f2"), Reduction.SUM), [3.0, 1.5]),
+    "transposed": (reduced(lambda r: np.arange(6.0).reshape(2, 3).T, Reduction.SUM), 3 * np.arange(6.0).reshape(2, 3).T),
+    "every other": (reduced(lambda r: spread(np.float32) + np.float32(r), Reduction.MEAN), np.ones((2, 3))),
+    "gather of a part": (lambda c: c.allgather(np.arange(12)[3::4]), [[3, 7, 11]] * 3),
+    "message to every other": (
+        passed_on(lambda r: r + np.arange(6).reshape(3, 2).T, lambda: spread("i8")),
+        [[0, 2, 4], [1, 3, 5]],
+    ),
+    "message of one": (passed_on(lambda r: np.asarray(r), lambda: np.zeros((), "i8")), 0),
+    "message of none": (passed_on(lambda r: np.zeros((0, 2)), lambda: np.zeros((0, 2))), np.zeros((0, 2))),
+    "big-endian message": (passed_on(lambda r: np.array([r], ">i4"), lambda: np.zeros(1, ">i4")), [0]),
+    "sum of bool": (reduced(lambda r: np.ones(2, bool), Reduction.SUM), "the sum of bool; expected numbers"),
+    "mean of integers": (reduced(lambda r: np.ones(2, int), Reduction.MEAN), "the mean of int64; expected floating-point"),
+    "max of complex": (reduced(lambda r: np.ones(2, complex), Reduction.MAX), "the max of complex128, which has no order"),
+    "sum of dates": (reduced(lambda r: np.zeros(2, "M8[s]"), Reduction.SUM), r"a reduction of datetime64"),
+    "objects": (lambda c: c.allgather(np.array([None])), r"Python objects \(dtype object\) cannot travel"),
+    "request of a mean": (lambda c: c.iallreduce(np.ones(1), Reduction.MEAN), r"allreduce\(mean\) of float64 by request"),
+    "rank": (lambda c: c.isend(np.ones(1), 3, 0), "rank 3 is not in a group of 3; expected 0 to 2"),
+    "root": (lambda c: c.broadcast(np.ones(1), -1), "rank -1 is not in a group of 3; expected 0 to 2"),
+    "tag": (lambda c: c.irecv(np.ones(1), 0, -1), "a message with tag -1; expected 0 to"),
+    "group": (lambda c: c.group([c.rank, c.rank]), r"rank \d asks for the group \[\d, \d\]; expected each rank once"),
+    "other shapes": (reduced(lambda r: np.zeros((r // 2, 2)), Reduction.SUM), r"rank \d came .*\(\d, 2\) and .* same shape"),
+    "as many bytes": (
+        lambda c: c.allgather(np.zeros((4, 6) if c.rank == 1 else (6, 4))),
+        r"rank \d came to allgather of float64 \(\d, \d\) and rank \d to allgather of float64 \(\d, \d\)",
+    ),
+    "other dtypes": (
+        lambda c: c.broadcast(np.zeros(2, f"f{4 + 4 * (c.rank > 1)}"), 0),
+        r"broadcast\(0\) of float\d\d \(2,\) and",
+    ),
+    "other collectives": (
+        lambda c: c.barrier() if c.rank == 1 else c.allgather(np.zeros(2)),
+        r"came to (barrier|allgather of .*) and rank \d to (barrier|allgather of .*); every rank must call",
+    ),
+    "another reduction": (
+        lambda c: c.allreduce(np.zeros(2), Reduction.MAX if c.rank else Reduction.MIN),
+        r"came to allreduce\((max|min)\) of .* and rank \d to allreduce\((max|min)\)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.mpi(3, local=True)
+def test_threads_and_processes_are_one_behaviour(comm):
+    for name, (call, expected) in ONE_BEHAVIOUR.items():
+        if isinstance(expected, str):
+            with pytest.raises(ValueError, match=expected):
+                call(comm)
+        else:
+            np.testing.assert_array_equal(call(comm), expected, err_msg=name)
+        comm.barrier()  # whatever happened, the next one goes on
+    largest = np.array([np.nan, 1.0]) if comm.rank else np.zeros(2)
+    comm.iallreduce(largest, Reduction.MAX).wait()
+    np.testing.assert_array_equal(largest, [np.nan, 1.0])
+
+
 @pytest.mark.mpi([1, 3], local=True)
 def test_broadcast_and_allgather(comm):
     for dtype in DTYPES:

@@ -80,6 +80,7 @@ class AwareArray:
     def __init__(self, memory):
         self.memory = memory
         self.shape, self.dtype, self.size, self.nbytes = memory.shape, memory.dtype, memory.size, memory.nbytes
+        self.flags = memory.flags
 
     def reshape(self, *shape):
         return AwareArray(self.memory.reshape(*shape))

@@ -1,8 +1,8 @@
 """MPI's own Allreduce: at once, or as a request that goes on when it is asked.
 
-Invariant: MPI is called once all ranks are known to bring the same number of bytes, since it checks nothing and may crash.  All
-ranks do it at once, or all by request, since MPI does not match the one with the other.  The sum order is the library's; MPI
-advises, and the libraries take care, that all ranks get the same bits.
+Invariant: a request of MPI is started once all ranks are known to bring the same number of bytes, since it checks nothing and
+may crash; a blocking allreduce compares by itself.  All ranks do it at once, or all by request, since MPI does not match the
+one with the other.  The sum order is the library's; MPI advises, and the libraries take care, that all ranks get the same bits.
 """
 
 from __future__ import annotations
@@ -16,17 +16,15 @@ import numpy as np
 
 from mpitrain.arrays import Array
 from mpitrain.comm.allreduce.rounding import Algorithm, rounded_once
-from mpitrain.comm.collective import Collective, InFlight, finish
+from mpitrain.comm.collective import Collective, InFlight
 from mpitrain.comm.communicator import Communicator, Peers, Reduction, Request
 
 
 def native(comm: Communicator, x: Array, op: Reduction = Reduction.SUM, tag: int = 0) -> Collective:
     """Combine `x` over all ranks, in place, before the first yield.
 
-    The library picks steps by size and number of ranks itself: a measured α + nβ.  The tag is that of the sizes which are
-    compared before.  MPI 4.1, section 6.9.1.
+    The library picks steps by size and number of ranks itself: a measured α + nβ.  No tag is used.  MPI 4.1, section 6.9.1.
     """
-    finish(_same_size(comm, x.nbytes, tag))
     comm.allreduce(x, op)
     yield from ()
 
