@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mpitrain import generate, selfcheck, snapshot
-from mpitrain.arrays import choose, keep_freed_pages
+from mpitrain.arrays import arithmetic, choose, keep_freed_pages
 from mpitrain.checkpoint import is_checkpoint, newest, prune
 from mpitrain.comm import Communicator, Mesh, Watchdog
 from mpitrain.comm.launch import TERMINAL_VARIABLE
@@ -22,7 +22,7 @@ from mpitrain.data import Dataset, TokenDataset, check_vocab
 from mpitrain.nn import Classification, Model
 from mpitrain.observe import Progress, Spent, StepReport, TraceFile, Tracing
 from mpitrain.optim import Optimizer
-from mpitrain.parallel import Compressor, Order, Placement, Stages, check_start, check_weights
+from mpitrain.parallel import Compressor, Order, Placement, Stages, check_arithmetic, check_start, check_weights
 from mpitrain.program import Metrics, schedule_named
 from mpitrain.selfcheck import Difference
 from mpitrain.settings import Settings, check_counts
@@ -114,6 +114,8 @@ class Trainer:
             host = comm.same_host()
             library = choose(arrays, local_rank=host.rank, local_size=host.size)
             check_start(comm, model, {"training data": data, "validation data": validation})
+            if settings.reproducible:
+                check_arithmetic(comm, arithmetic(library))
             return Worker(mesh.place(comm), model, optimizer, data, settings, library)
 
         self.timeout_s, self.check_every = timeout_s, check_every if debug else None

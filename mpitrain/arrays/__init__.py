@@ -1,5 +1,6 @@
 """Array libraries, dtypes, random streams and tiles."""
 
+from mpitrain.arrays.arithmetic import arithmetic
 from mpitrain.arrays.backend import Array, Arrays, choose, namespace, to_host
 from mpitrain.arrays.dtypes import BFLOAT16, FLOATS, float_dtype, sum_dtype
 from mpitrain.arrays.memory import empty_beside, keep_freed_pages
@@ -12,6 +13,7 @@ __all__ = [
     "Array",
     "Arrays",
     "Stream",
+    "arithmetic",
     "choose",
     "empty_beside",
     "float_dtype",

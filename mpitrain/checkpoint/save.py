@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from mpitrain.arrays import Array, to_host
-from mpitrain.checkpoint.agree import first_failure, gather_text
+from mpitrain.checkpoint.agree import first_failure
 from mpitrain.checkpoint.manifest import Manifest, Part, StoredFile, StoredTensor, merged
-from mpitrain.comm import Communicator
+from mpitrain.comm import Communicator, gather_text
 from mpitrain.nn import Box
 
 

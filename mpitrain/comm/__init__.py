@@ -10,6 +10,7 @@ from mpitrain.comm.mesh import Mesh, Place
 from mpitrain.comm.post import PeerGoneError, RankDiedError
 from mpitrain.comm.progress_thread import ProgressChoice, ProgressThread, choose_progress, progress_named
 from mpitrain.comm.start import world
+from mpitrain.comm.text import broadcast_text, gather_text, spans
 from mpitrain.comm.watchdog import Watchdog
 
 __all__ = [
@@ -28,11 +29,14 @@ __all__ = [
     "Request",
     "Watchdog",
     "World",
+    "broadcast_text",
     "choose_progress",
     "end_job_on_failure",
     "finish",
+    "gather_text",
     "launch",
     "local",
     "progress_named",
+    "spans",
     "world",
 ]

@@ -17,14 +17,21 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from mpitrain.arrays import BFLOAT16, choose
-from mpitrain.comm import Communicator, world
+from mpitrain.arrays import BFLOAT16, arithmetic, choose
+from mpitrain.comm import Communicator, gather_text, spans, world
 from mpitrain.comm.launch import find_launcher
 from mpitrain.observe.communication import communication
 
 _PACKAGES = (
     "mpitrain", "numpy", "numba", "mpi4py", "ml_dtypes", "safetensors", "openmpi", "mpich", "cupy-cuda12x", "cupy-cuda13x",
 )  # fmt: skip
+
+
+_ROUNDING = "ranks that differ in this round differently: reproducible = true refuses them"
+#: What to say where ranks differ in a fact.
+_ALIKE = dict.fromkeys(("BLAS", "compiled loops", "NumPy", "GPU", "CuPy"), _ROUNDING) | {
+    "software": "every rank must run the same software"
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,13 +86,13 @@ def merge(ranks: list[list[Finding]]) -> list[Finding]:
         for value, who in found.items():
             first = advice[name, value]
             everyone = len(found) == 1
-            differs = name == "software" and not everyone
+            unlike = not everyone and name in _ALIKE
             merged.append(
                 Finding(
                     name=name,
-                    found=value if everyone else f"{value} (rank {_spans(who)})",
-                    advice="every rank must run the same software" if differs else first.advice,
-                    problem=differs or first.problem,
+                    found=value if everyone else f"{value} (rank {spans(who)})",
+                    advice=_ALIKE[name] if unlike else first.advice,
+                    problem=first.problem or (unlike and name == "software"),
                 )
             )
     return merged
@@ -98,13 +105,8 @@ def _print_communication(comm: Communicator) -> None:
 
 
 def _merged(comm: Communicator, environment: Mapping[str, str]) -> list[Finding]:
-    mine = json.dumps([asdict(finding) for finding in _of_this_rank(comm, environment)]).encode()
-    size = np.array([len(mine)])
-    sizes = comm.allgather(size)[:, 0]
-    padded = np.zeros(int(sizes.max()), np.uint8)
-    padded[: len(mine)] = np.frombuffer(mine, np.uint8)
-    texts = [row[:length].tobytes() for row, length in zip(comm.allgather(padded), sizes, strict=True)]
-    return merge([[Finding(**fields) for fields in json.loads(text)] for text in texts])
+    mine = json.dumps([asdict(finding) for finding in _of_this_rank(comm, environment)])
+    return merge([[Finding(**fields) for fields in json.loads(text)] for text in gather_text(comm, mine)])
 
 
 def _of_this_rank(comm: Communicator, environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -112,7 +114,7 @@ def _of_this_rank(comm: Communicator, environment: Mapping[str, str]) -> Iterato
     yield from _software()
     yield from _mpi(comm, host, environment)
     yield _machine(host.size, environment)
-    yield _arrays(host, environment)
+    yield from _arrays(host, environment)
     yield _sums(comm)
 
 
@@ -169,15 +171,15 @@ def _machine(ranks: int, environment: Mapping[str, str]) -> Finding:
     return Finding(name="cores", found=found)
 
 
-def _arrays(host: Communicator, environment: Mapping[str, str]) -> Finding:
+def _arrays(host: Communicator, environment: Mapping[str, str]) -> Iterator[Finding]:
     try:
         arrays = choose(environment.get("MPITRAIN_ARRAYS"), local_rank=host.rank, local_size=host.size)
     except ValueError as error:
-        return Finding(name="arrays", found="none", advice=str(error), problem=True)
-    if arrays.on_host:
-        return Finding(name="arrays", found="numpy, on the host")
-    name = arrays.xp.cuda.runtime.getDeviceProperties(arrays.device)["name"].decode()
-    return Finding(name="arrays", found=f"cupy, device {arrays.device} ({name})")
+        yield Finding(name="arrays", found="none", advice=str(error), problem=True)
+        return
+    yield Finding(name="arrays", found="numpy, on the host" if arrays.on_host else f"cupy, device {arrays.device}")
+    for name, found in arithmetic(arrays).items():
+        yield Finding(name=name, found=found)
 
 
 def _sums(comm: Communicator) -> Finding:
@@ -191,14 +193,3 @@ def _sums(comm: Communicator) -> Finding:
     ok = len(right) == 2
     advice = "" if ok else "this MPI library adds wrongly; try another"
     return Finding(name="16-bit sums", found=f"right for {', '.join(right) or 'none'}", advice=advice, problem=not ok)
-
-
-def _spans(ranks: list[int]) -> str:
-    """`[0, 1, 2, 5]` as "0-2, 5"."""
-    spans: list[list[int]] = []
-    for rank in ranks:
-        if spans and rank == spans[-1][-1] + 1:
-            spans[-1].append(rank)
-        else:
-            spans.append([rank])
-    return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans)

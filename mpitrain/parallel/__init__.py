@@ -26,7 +26,7 @@ from mpitrain.parallel.placement import (
     place_by_time,
 )
 from mpitrain.parallel.profile import LayerProfile, profile_layers
-from mpitrain.parallel.replicas import check_start, check_weights, checksum
+from mpitrain.parallel.replicas import check_arithmetic, check_start, check_weights, checksum
 from mpitrain.parallel.reproducible import EXACT_SUMS, ExactGradients
 from mpitrain.parallel.rows import shard_of
 from mpitrain.parallel.search import Order, no_time, search, stage_costs
@@ -60,6 +60,7 @@ __all__ = [
     "TiedWeights",
     "TopK",
     "Zero",
+    "check_arithmetic",
     "check_stages",
     "check_start",
     "check_weights",

@@ -1,4 +1,4 @@
-"""Whether all ranks have the same: the model, the data, and, of replicas, the weights bit by bit.
+"""Whether all ranks have the same: the model, the data, the way they round, and, of replicas, the weights bit by bit.
 
 Invariant: what is compared is text, a line an item, with a checksum in the place of an array; the verdict is reached by all
 ranks of the job together, so that either all raise, with the same words, or none.
@@ -13,7 +13,7 @@ from itertools import zip_longest
 import numpy as np
 
 from mpitrain.arrays import Array, namespace, row_tiles
-from mpitrain.comm import Communicator, Place
+from mpitrain.comm import Communicator, Place, broadcast_text, gather_text, spans
 from mpitrain.data import Dataset
 from mpitrain.nn import Model, Parameter
 
@@ -31,6 +31,23 @@ def check_start(comm: Communicator, model: Model, datasets: Mapping[str, Dataset
     lines = [line for name, data in datasets.items() if data is not None for line in _samples(name, data)]
     advice = "every rank must read the same data: compare the files of the hosts, and for standard-library text their Python"
     _check(comm, comm, lines, advice)
+
+
+def check_arithmetic(comm: Communicator, mine: Mapping[str, str]) -> None:
+    """`ValueError` on every rank, naming them all, if they do not round alike; `mine` is this rank's `arithmetic`.
+
+    Collective.
+    """
+    texts = gather_text(comm, "; ".join(f"{role} {found}" for role, found in mine.items()))
+    if len(set(texts)) == 1:
+        return
+    who = {text: [rank for rank, other in enumerate(texts) if other == text] for text in texts}
+    raise ValueError(
+        "reproducible = true needs ranks that round alike, found "
+        + ", ".join(f"{text} on rank {spans(ranks)}" for text, ranks in who.items())
+        + "; run on hosts of one kind, or let all compute as the oldest one: OPENBLAS_CORETYPE, NUMBA_CPU_NAME and "
+        "NPY_DISABLE_CPU_FEATURES choose"
+    )
 
 
 def check_weights(place: Place, parameters: Iterable[Parameter], shared: Mapping[str, tuple[int, ...]]) -> None:
@@ -91,7 +108,7 @@ def _check(comm: Communicator, group: Communicator, lines: Sequence[str], advice
     """
     if comm.size == 1:
         return
-    first, *theirs = _broadcast(group, "\n".join([str(comm.rank), *lines]), root).split("\n")
+    first, *theirs = broadcast_text(group, "\n".join([str(comm.rank), *lines]), root).split("\n")
     pairs = zip_longest(lines, theirs)
     differing = next(((mine, other) for mine, other in pairs if mine != other and "" not in (mine, other)), None)
     complaining = comm.allgather(np.array([differing is not None]))
@@ -99,14 +116,4 @@ def _check(comm: Communicator, group: Communicator, lines: Sequence[str], advice
         return
     mine, other = (line or "nothing more" for line in differing or ("", ""))
     complaint = f"rank {comm.rank} has {mine} where rank {first} has {other}; {advice}"
-    raise ValueError(_broadcast(comm, complaint, int(complaining.argmax())))
-
-
-def _broadcast(comm: Communicator, text: str, root: int) -> str:
-    """The root's text."""
-    mine = np.frombuffer(text.encode(), np.uint8).copy()
-    length = np.array([len(mine)])
-    comm.broadcast(length, root)
-    received = mine if comm.rank == root else np.empty(int(length[0]), np.uint8)
-    comm.broadcast(received, root)
-    return received.tobytes().decode()
+    raise ValueError(broadcast_text(comm, complaint, int(complaining.argmax())))

@@ -47,6 +47,14 @@ def test_a_problem_is_named_and_sets_the_exit_code(environment, text):
     assert result.stderr == "mpitrain doctor: 1 problem found\n"
 
 
+def test_ranks_that_round_differently_are_told_so():
+    ranks = [[Finding(name="BLAS", found=found)] for found in ("openblas Zen", "openblas Haswell", "openblas Zen")]
+    first, second = map(str, merge(ranks))
+    assert first.startswith("note     BLAS              openblas Zen (rank 0, 2)")
+    assert second.startswith("note     BLAS              openblas Haswell (rank 1)")
+    assert "reproducible = true refuses" in first
+
+
 @pytest.mark.mpi(3)
 def test_ranks_agree_on_what_they_find(comm, capsys):
     from mpitrain.observe.doctor import doctor

@@ -11,8 +11,33 @@ from mpitrain.arrays import BFLOAT16, Arrays
 from mpitrain.arrays.tiles import TILE_BYTES
 from mpitrain.config.config import Config
 from mpitrain.nn import Linear, Sequential
-from mpitrain.parallel import check_start, check_weights, checksum
+from mpitrain.parallel import check_arithmetic, check_start, check_weights, checksum
 from mpitrain.program import Kind
+
+
+def test_ranks_that_round_differently_are_all_named():
+    def check(comm):
+        with pytest.raises(ValueError, match="needs ranks that round alike") as caught:
+            check_arithmetic(comm, {"BLAS": "Zen" if comm.rank in (1, 3) else "Haswell", "NumPy": "2"})
+        return str(caught.value)
+
+    said = mt.comm.local(5).run(check)
+    assert len(set(said)) == 1
+    assert "BLAS Haswell; NumPy 2 on rank 0, 2, 4, BLAS Zen; NumPy 2 on rank 1, 3" in said[0]
+
+
+def test_reproducible_refuses_ranks_that_round_differently(monkeypatch):
+    cpus = iter(["Haswell", "Zen", "Haswell", "Zen"])
+    monkeypatch.setattr("mpitrain.train.arithmetic", lambda arrays: {"BLAS": next(cpus)})
+    model, data = mt.nn.models.MLP(sizes=(3, 2)), mt.data.ArrayDataset(np.zeros((4, 3), np.float32), np.zeros(4, int))
+
+    def job(**settings):
+        mesh = mt.Mesh(mt.comm.local(2), mt.Layout(dp=2))
+        return mt.Trainer(model, mt.optim.SGD(lr=0.1), data, mesh=mesh, arrays="numpy", **settings)
+
+    job()
+    with pytest.raises(ValueError, match=r"BLAS (Haswell|Zen) on rank \d, BLAS (Haswell|Zen) on rank \d"):
+        job(reproducible=True)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, BFLOAT16, np.float32, np.float64])
