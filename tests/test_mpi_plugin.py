@@ -12,6 +12,7 @@ import pytest
 SUITE = """
 import os
 import sys
+from pathlib import Path
 import numpy as np
 import pytest
 
@@ -52,12 +53,23 @@ def test_is_killed(comm):
     if comm.rank == 1:
         os.kill(os.getpid(), 9)
     comm.barrier()
+
+@pytest.mark.mpi(2)
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_says_its_process(comm, name):
+    comm.barrier()
+    Path(__file__).with_name(f"{name}{comm.rank}").write_text(str(os.getpid()))
+
+@pytest.mark.mpi(2, alone=True)
+def test_is_alone(comm):
+    comm.barrier()
+    Path(__file__).with_name(f"alone{comm.rank}").write_text(str(os.getpid()))
 """
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """What pytest prints for the suite, whole and cut into the sections of its failures."""
+    """What pytest prints for the suite, whole and cut into the sections of its failures, and the suite's folder."""
     folder = tmp_path_factory.mktemp("suite")
     (folder / "conftest.py").write_text('pytest_plugins = ["mpi_plugin"]\n')
     (folder / "test_suite.py").write_text(SUITE)
@@ -75,14 +87,14 @@ def report(tmp_path_factory):
             name = line.strip("_ ")
         if sections or line.startswith("____"):
             sections.setdefault(name, []).append(line)
-    return run.stdout, {name: "\n".join(lines) for name, lines in sections.items()}
+    return run.stdout, {name: "\n".join(lines) for name, lines in sections.items()}, folder
 
 
 def test_the_right_tests_pass_fail_and_skip(report):
-    out, failures = report
-    assert "4 failed, 8 passed, 1 skipped" in out
+    out, failures, _ = report
+    assert "4 failed, 11 passed, 1 skipped" in out
     assert "for a reason" in out
-    names = ["test_asserts[mpi2]", "test_raises_while_others_wait[mpi3]", "test_deadlocks[mpi2]", "test_is_killed[mpi2]"]
+    names = ["test_asserts[mpi2]", "test_deadlocks[mpi2]", "test_is_killed[mpi2]", "test_raises_while_others_wait[mpi3]"]
     assert [name for name in failures if name.startswith("test_")] == names
 
 
@@ -100,6 +112,7 @@ def test_an_exception_ends_the_ranks_that_wait(report):
     assert "KeyError: 'boom'" in text
     assert "--- rank 0: did not end" in text
     assert "no end within" not in text
+    assert text.count("in barrier") == 2
 
 
 def test_a_deadlock_shows_the_stacks_of_every_rank(report):
@@ -113,3 +126,10 @@ def test_a_killed_rank_is_a_failure(report):
     text = report[1]["test_is_killed[mpi2]"]
     assert "exit code 137" in text or "exit code 9" in text  # Open MPI, MPICH
     assert "--- rank 1: did not end" in text
+
+
+def test_a_start_is_shared_after_failures_too_but_not_by_a_test_that_is_alone(report):
+    folder = report[2]
+    pids = {name: [(folder / f"{name}{rank}").read_text() for rank in range(2)] for name in ("first", "second", "alone")}
+    assert pids["first"] == pids["second"]
+    assert not set(pids["first"]) & set(pids["alone"])
