@@ -1,13 +1,14 @@
 """What the tests of equivalence share: small models and data, a case, its run under a layout, and the comparison with one rank.
 
-First-step gradients (each parameter, relative), the losses of ten steps, and the weights after them, with SGD, because Adam
+First-step gradients (each parameter, relative), the losses of some steps, and the weights after them, with SGD, because Adam
 turns the rounding of a gradient that is truly zero into a step of full size.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from mpitrain.selfcheck import gather
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 
 
+@functools.cache  # the same settings are the same factory, which `one_rank` knows models by
 def gpt(**settings):
     return lambda: mt.nn.models.GPT(width=32, depth=3, heads=2, vocab=61, context=12, **settings)
 
@@ -61,6 +63,7 @@ class Case:
     #: Microbatches of the one rank; batch norm needs them to be the same, nothing else does.
     alone: int = 1
     clip: float | None = None
+    steps: int = 10
     #: What else the Trainer of the layout is given.
     settings: dict = field(default_factory=dict)
 
@@ -83,7 +86,7 @@ class Run:
 
 
 def train(world, case, layout, microbatches, **settings):
-    """Ten steps of `case` under a layout; what rank 0 has seen."""
+    """Some steps of `case` under a layout; what rank 0 has seen."""
     job = mt.Trainer(
         case.model(),
         mt.optim.SGD(lr=0.05, momentum=0.9),
@@ -106,21 +109,28 @@ def train(world, case, layout, microbatches, **settings):
         return found
 
     gradients = world.run(first_gradients)[0]
-    losses = [metrics.loss for metrics in job.fit(10, report=lambda step: None)]
+    losses = [metrics.loss for metrics in job.fit(case.steps, report=lambda step: None)]
     weights = world.run(lambda comm: gather(job.workers[comm.rank], lambda p: p.data))[0]
     return Run(gradients, losses, weights)
+
+
+@functools.cache
+def one_rank(model, data, microbatches, batch, dtype, clip, steps):
+    """What every layout of this must equal; trained once in a process."""
+    case = Case(model, data, 1, 1, microbatches, "gpipe", batch, dtype, clip=clip, steps=steps)
+    return train(mt.comm.local(1), case, case.layout, microbatches)
 
 
 def check(world, case):
     run = train(world, case, case.layout, case.microbatches, **case.settings)
     if not run.gradients:
         return  # another rank compares
-    one = train(mt.comm.local(1), replace(case, schedule="gpipe"), mt.Layout(), case.alone)
+    one = one_rank(case.model, case.data, case.alone, case.batch, case.dtype, case.clip, case.steps)
     assert run.gradients.keys() == one.gradients.keys()
     worst = {name: np.linalg.norm(run.gradients[name] - g) / np.linalg.norm(g) for name, g in one.gradients.items() if g.any()}
     assert len(worst) > len(one.gradients) / 2
     assert max(worst.values()) <= TOLERANCE[case.dtype], max(worst.items(), key=lambda item: item[1])
     np.testing.assert_allclose(run.losses, one.losses, rtol=TOLERANCE[case.dtype])
-    assert len(set(one.losses)) == 10  # it does train
+    assert len(set(one.losses)) == case.steps  # it does train
     for name, w in one.weights.items():
         assert np.linalg.norm(run.weights[name] - w) <= TOLERANCE[case.dtype] * np.linalg.norm(w), name

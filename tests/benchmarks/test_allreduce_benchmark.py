@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 SIDES = ["mpi", "native", "ring", "halving", "hierarchical", "staged", "chosen", "gloo"]
 
 
+@pytest.mark.benchmarks
 def test_quick_run(tmp_path):
     result = tmp_path / "allreduce.json"
     line = [sys.executable, "benchmarks/allreduce.py", "--quick", "--ranks", "2", "--json", str(result)]

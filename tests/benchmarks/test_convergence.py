@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.benchmarks
 def test_quick_run(tmp_path):
     result = tmp_path / "convergence.json"
     line = [sys.executable, "benchmarks/convergence.py", "--quick", "--json", str(result)]

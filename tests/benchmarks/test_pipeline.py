@@ -22,6 +22,7 @@ def run(name, tmp_path, *options):
     return json.loads(found.read_text())
 
 
+@pytest.mark.benchmarks
 def test_every_schedule_takes_at_least_its_ideal_on_both_sides(tmp_path):
     found = run("pipeline", tmp_path, "--peer", "torch")
     assert [row["schedule"] for row in found["rows"]] == [*SCHEDULES, "automatic"]

@@ -19,6 +19,7 @@ def _beside_the_benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
 
 
+@pytest.mark.benchmarks
 def test_a_job_of_two_ranks_is_measured_and_drawn(tmp_path):
     json_path, png_path = tmp_path / "scaling.json", tmp_path / "scaling.png"
     options = ["--quick", "--model", "mlp", "--json", json_path, "--png", png_path]

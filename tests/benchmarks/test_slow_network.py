@@ -20,7 +20,7 @@ from slow_network import tcp_mib_s  # noqa: E402  (a benchmark is a script, not 
 from virtual_hosts import launch_across, unavailable, virtual_hosts  # noqa: E402
 
 REASON = unavailable()
-pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+pytestmark = [pytest.mark.benchmarks, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
 
 HOLD = "import time\nfrom virtual_hosts import virtual_hosts\nwith virtual_hosts('1gbit'): print(flush=True); time.sleep(60)"
 

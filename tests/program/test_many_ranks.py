@@ -22,11 +22,11 @@ def chain(layers):
 
 
 LOCAL = {
-    "1f1b-pp64": Case(chain(64), vectors, 1, 64, 6, "1f1b", 6, "float64"),
-    "interleaved-pp24": Case(chain(48), vectors, 1, 24, 25, "interleaved", 25, "float64"),
-    "zb_v-dp2-pp32": Case(chain(64), vectors, 2, 32, 3, "zb_v", 6, "float64"),
+    "1f1b-pp64": Case(chain(64), vectors, 1, 64, 6, "1f1b", 6, "float64", steps=4),
+    "interleaved-pp24": Case(chain(48), vectors, 1, 24, 25, "interleaved", 25, "float64", steps=4),
+    "zb_v-dp2-pp32": Case(chain(64), vectors, 2, 32, 3, "zb_v", 6, "float64", steps=4),
     "zb_h1-dp8-pp4-zero3": Case(chain(9), vectors, 8, 4, 2, "zb_h1", 16, "float64", settings={"zero": 3}),
-    "1f1b-1+31+32": Case(chain(9), vectors, (1, 31, 32), 3, 2, "1f1b", 64, "float64"),
+    "1f1b-1+31+32": Case(chain(9), vectors, (1, 31, 32), 3, 2, "1f1b", 64, "float64", steps=4),
 }
 MPI = {
     "1f1b-pp8": Case(chain(8), vectors, 1, 8, 16, "1f1b", 16, "float64"),

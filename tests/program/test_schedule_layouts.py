@@ -5,16 +5,20 @@ A schedule from a file is here too, with a placement that none of the others has
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 from layout_cases import Case, check, tokens
 
 import mpitrain as mt
 
 
+@functools.cache
 def gpt(depth, tied):
     return lambda: mt.nn.models.GPT(width=16, depth=depth, heads=2, vocab=61, context=12, tied=tied)
 
 
+@functools.cache
 def llama(depth, tied):
     return lambda: mt.nn.models.Llama(width=16, depth=depth, heads=2, kv_heads=1, vocab=61, context=12, mlp=24, tied=tied)
 
