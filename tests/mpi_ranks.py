@@ -157,7 +157,7 @@ class Ranks:
 
 
 def _read(file: Path) -> str:
-    """The text of `file`, if there is one, without the NUL bytes that mpiexec may print and the stack lines of pytest itself."""
+    """The text of `file`, if there is one, without NUL bytes (mpiexec may print them) and stack lines of pytest itself."""
     if not file.exists():
         return ""
     lines = file.read_text(errors="replace").replace("\0", "")[-20_000:].strip().splitlines()
