@@ -219,7 +219,7 @@ class Trainer:
                             validation_loss=validation.loss if validation else None,
                             validation_accuracy=validation.accuracy if validation else None,
                             grad_norm=metrics.grad_norm,
-                            learning_rate=worker.learning_rate,
+                            learning_rate=metrics.learning_rate,
                             targets_per_s=metrics.count / seconds,
                             memory_bytes=worker.arrays.memory_bytes(),
                             sent_bytes=worker.sent_bytes,

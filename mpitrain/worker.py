@@ -106,11 +106,6 @@ class Worker:
         return next(iter(self.holding.states.values())).step_count
 
     @property
-    def learning_rate(self) -> float:
-        """The learning rate of the next step."""
-        return next(iter(self.holding.states.values())).lr
-
-    @property
     def sent_bytes(self) -> int | None:
         """Bytes of gradients that this rank sent in the last step; counted where they are compressed."""
         return self.compression.sent_bytes if self.compression else None

@@ -101,6 +101,23 @@ def test_overlap_changes_when_gradients_are_summed_and_nothing_else():
     assert losses[0] == losses[1]  # two replicas: a sum of two numbers has one order
 
 
+def test_the_rate_that_is_told_is_the_one_that_was_used():
+    """Gradient descent moves the weights by the rate times the gradient, whose norm is known."""
+    mesh = mt.Mesh(mt.comm.local(1), mt.Layout())
+    optimizer = mt.optim.SGD(lr=0.5, schedule=mt.optim.Linear(steps=6, warmup=2))
+    job = mt.Trainer(gpt(), optimizer, tokens(), mesh=mesh, batch=6, dtype="float64", arrays="numpy")
+    weights = [p.data for p in job.workers[0].holding.owned]
+    used, told = [], []
+    for _ in range(4):
+        before = [w.copy() for w in weights]
+        [metrics] = job.fit(1, report=lambda report: told.append(report.learning_rate))
+        moved = np.sqrt(sum(((w - b) ** 2).sum() for w, b in zip(weights, before, strict=True)))
+        used.append(moved / metrics.grad_norm)
+        assert metrics.learning_rate == told[-1]
+    np.testing.assert_allclose(told, used, rtol=1e-9)
+    np.testing.assert_allclose(told[:2], [0.5 / 3, 1 / 3])
+
+
 def test_there_may_be_nothing_to_resume(tmp_path):
     job = trainer()
     assert job.resume(tmp_path) is None

@@ -19,7 +19,7 @@ class StepReport:
     validation_accuracy: float | None = None
     #: Norm of the mean gradient, before clipping.
     grad_norm: float
-    #: Learning rate of the next step.
+    #: Learning rate of the step, before any group's scale.
     learning_rate: float
     #: Counted targets a second, over all ranks: tokens of a language model, images of a classifier.
     targets_per_s: float

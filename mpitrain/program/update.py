@@ -30,6 +30,8 @@ class Metrics:
     count: float
     #: Norm of the gradient of the mean loss, before clipping.  0 in an evaluation.
     grad_norm: float = 0.0
+    #: Learning rate of the step, before any group's scale.  0 in an evaluation.
+    learning_rate: float = 0.0
     #: Part of the counted targets whose class was right, in an evaluation with a loss of classes.
     accuracy: float | None = None
 
@@ -114,7 +116,8 @@ class Update:
         scale = 1.0 / (count * self.compute.context.sample_weight) if count else math.nan
         accuracy = correct / count if count and not training and isinstance(self.compute.loss, Classification) else None
         grad_norm = scale * math.sqrt(norm) if norm >= 0 else math.nan
-        self.metrics = Metrics(loss=loss, count=count, grad_norm=grad_norm, accuracy=accuracy)
+        rate = next(iter(self.states.values())).lr if training else 0.0
+        self.metrics = Metrics(loss=loss, count=count, grad_norm=grad_norm, learning_rate=rate, accuracy=accuracy)
         if training and not (math.isfinite(loss) and math.isfinite(self.metrics.grad_norm)):
             raise NotFiniteError(f"loss {loss}, gradient norm {self.metrics.grad_norm}")
         self.grad_scale = scale * clip_scale(self.metrics.grad_norm, self.clip)
