@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 
 
@@ -18,6 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     from mpitrain.comm.failure import end_job_on_failure
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a model's text ends no run on a terminal that lacks a letter of it
     options = _parser().parse_args(arguments)
     with end_job_on_failure():
         sys.exit(options.verb(options))

@@ -91,7 +91,7 @@ def run(job: Job) -> int:
     watchers: list[Progress | MetricsFile] = []
     if job.leads:
         job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / "config.toml").write_text(dump(config))
+        (job.folder / "config.toml").write_text(dump(config), encoding="utf-8")
         _say(f"{config.run.name}: {trainer.model.size:,} parameters, {trainer.mesh.layout}, {_arrays(trainer)}")
         if len(trainer.placement.ranges) > 1:
             _say(str(trainer.placement))

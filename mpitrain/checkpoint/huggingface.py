@@ -94,14 +94,14 @@ def write_index(folder: Path, shards: Mapping[str, Mapping[str, int]]) -> None:
         "metadata": {"total_size": sum(sum(sizes.values()) for sizes in shards.values())},
         "weight_map": {name: file for file, sizes in shards.items() for name in sizes},
     }
-    (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write_config(model: Model, folder: Path) -> None:
     """Write the config.json of a model."""
     source = {} if model.source is None else model.source.config
     config = family_of(model).config(model.settings, source)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def family_of(model: Model) -> Family:

@@ -63,18 +63,18 @@ class Manifest(_Record):
         """Write it into `folder`, with its own digest beside it in the form that `sha256sum -c` reads."""
         text = self.model_dump_json(indent=1).encode()
         (folder / NAME).write_bytes(text)
-        (folder / DIGEST_NAME).write_text(f"{hashlib.sha256(text).hexdigest()}  {NAME}\n")
+        (folder / DIGEST_NAME).write_text(f"{hashlib.sha256(text).hexdigest()}  {NAME}\n", encoding="ascii")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """The manifest in `folder`; `ValueError` if there is none, it is damaged, or of another format."""
         try:
-            text, digest = (folder / NAME).read_bytes(), (folder / DIGEST_NAME).read_text().split()[:1]
+            text, digest = (folder / NAME).read_bytes(), (folder / DIGEST_NAME).read_bytes().split()[:1]
         except OSError as error:
             raise ValueError(
                 f"{folder} is not a whole checkpoint ({error}); expected a folder step-N with {NAME} in it"
             ) from error
-        if [hashlib.sha256(text).hexdigest()] != digest:
+        if [hashlib.sha256(text).hexdigest().encode()] != digest:
             raise ValueError(
                 f"{folder / NAME} is damaged: it does not have the SHA-256 in {DIGEST_NAME}; take another checkpoint"
             )

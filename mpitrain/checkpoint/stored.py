@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from mpitrain.arrays import Stream
 from mpitrain.nn import Box
+from mpitrain.text import read_text
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
@@ -113,7 +114,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{path} is missing; expected a folder with {CONFIG} and {SINGLE}, as `save_pretrained` writes")
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(read_text(path)))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON object ({error}); copy or download it again") from error
 

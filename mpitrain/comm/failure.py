@@ -73,7 +73,7 @@ def end_job(report: str, code: int) -> None:
         sys.stderr.write(report)
         sys.stderr.flush()
     else:
-        mine.write_text(f"{code}\n{report}")
+        mine.write_text(f"{code}\n{report}", encoding="utf-8", errors="replace")
         with contextlib.suppress(FileExistsError):  # another rank was first
             os.link(mine, os.environ[REPORT_VARIABLE])
     backstop = threading.Timer(_ABORT_LIMIT_S, os._exit, [code])  # should MPI hang in Abort, the launcher sees the exit

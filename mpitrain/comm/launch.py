@@ -83,7 +83,7 @@ def find_launcher() -> Launcher:
     `ValueError` if mpi4py finds no libmpi, or if there is no mpiexec above it.
     """
     child = [sys.executable, "-c", _PROBE]
-    probe = subprocess.run(child, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    probe = subprocess.run(child, capture_output=True, text=True, errors="surrogateescape", stdin=subprocess.DEVNULL)
     if probe.returncode:
         raise ValueError(no_library(probe.stderr.strip().splitlines()[-1]))
     vendor, library = probe.stdout.split("\n")[:2]
@@ -139,7 +139,7 @@ def launch(ranks: int, arguments: Sequence[str]) -> int:
         environment["COLUMNS"] = str(shutil.get_terminal_size().columns)
         code = _wait(subprocess.Popen(start, stdin=subprocess.DEVNULL, env=environment, start_new_session=True))
         if report.exists():
-            first, _, text = report.read_text().partition("\n")
+            first, _, text = report.read_text(encoding="utf-8", errors="replace").partition("\n")
             sys.stderr.write(text)
             return int(first)
         if code:  # something else ended it, and has said so: a signal, the kernel short of memory, a crash

@@ -112,7 +112,7 @@ def _time_by_thread() -> dict[str, int]:
     found = {}
     for task in Path("/proc/self/task").glob("*/schedstat"):
         try:
-            found[task.parent.name] = int(task.read_text().split()[0])
+            found[task.parent.name] = int(task.read_bytes().split()[0])
         except OSError:  # it has ended meanwhile, or the kernel keeps no count
             continue
     return found

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from mpitrain import recipes as _recipes
 from mpitrain.config.config import Config
 from mpitrain.config.explain import Sources, explained, lines_of
+from mpitrain.text import read_text
 
 RECIPES = Path(str(_recipes.__file__)).parent
 
@@ -29,13 +30,16 @@ class ConfigError(ValueError):
 def recipes() -> list[tuple[str, str]]:
     """The name of each recipe, with the sentence that its file begins with."""
     files = sorted(RECIPES.glob("*.toml"))
-    return [(file.stem, file.read_text().partition("\n")[0].lstrip("# ")) for file in files]
+    return [(file.stem, read_text(file).partition("\n")[0].lstrip("# ")) for file in files]
 
 
 def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The configuration of a recipe, by its name, or in a TOML file, changed by `overrides` of the form `section.key=value`."""
     path = _find(name_or_path)
-    text = path.read_text()
+    try:
+        text = read_text(path)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

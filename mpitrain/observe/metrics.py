@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mpitrain.observe.report import StepReport
+from mpitrain.text import read_text
 
 
 class MetricsFile:
@@ -19,7 +20,7 @@ class MetricsFile:
     def __init__(self, path: Path, *, after: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_metrics(path) if line["step"] <= after] if path.exists() else []
-        self._file = path.open("w")
+        self._file = path.open("w", encoding="utf-8")
         for line in kept:
             print(json.dumps(line), file=self._file, flush=True)
 
@@ -39,5 +40,5 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         raise ValueError(f"there are no metrics in {path.parent}; expected {path.name}, which a run writes there")
-    lines = path.read_text().splitlines(keepends=True)
+    lines = read_text(path).splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -26,7 +26,7 @@ def write_perfetto(steps: Sequence[StepTrace], path: Path) -> None:
     for step in steps:
         events += _slices(step, at)
         at += makespan(step.spans) * 1e6 + _GAP_US
-    path.write_text(json.dumps({"displayTimeUnit": "ms", "traceEvents": events}))
+    path.write_text(json.dumps({"displayTimeUnit": "ms", "traceEvents": events}), encoding="utf-8")
 
 
 def _names(ranks: int) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ from mpitrain.comm import Place
 from mpitrain.observe.clock import offset_to_first
 from mpitrain.program import Action, Kind, Measured
 from mpitrain.program.replay import Span
+from mpitrain.text import read_text
 
 #: The rows of a timeline ...
 ROWS = ("compute", "send", "receive", "reduce")
@@ -84,7 +85,7 @@ class TraceFile:
         header = asdict(_Header(rank=rank, ranks=place.comm.size, pipeline=list(place.layout.pipeline(rank))))
         before = _lines(path)
         kept = [line for line in before[1:] if line["step"] <= after] if before[:1] == [header] else []
-        self._file = path.open("w")
+        self._file = path.open("w", encoding="utf-8")
         for line in (header, *kept):
             self._write(line)
 
@@ -157,5 +158,5 @@ def _path(folder: Path, rank: int) -> Path:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a file, none if there is no file."""
-    text = path.read_text() if path.exists() else ""
+    text = read_text(path) if path.exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]

@@ -11,6 +11,7 @@ from pathlib import Path
 from mpitrain.program.action import Action, Kind, Schedule
 from mpitrain.program.lower import add_transfers
 from mpitrain.program.validate import ProgramError, validate
+from mpitrain.text import read_text
 
 _COMPUTE = (Kind.F, Kind.B, Kind.I, Kind.W)
 
@@ -21,9 +22,8 @@ def custom(ranks: int, microbatches: int, *, file: str | Path) -> Schedule:
     A stage lives on the rank whose row has it.  `ValueError` with line and cell if a cell cannot be read, if there are not
     `ranks` rows or not `microbatches` microbatches, or if the rows cannot be run together.
     """
-    with open(file, newline="") as text:
-        reader = csv.reader(text)
-        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    reader = csv.reader(read_text(file).splitlines(keepends=True))
+    rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     schedule = [
         [_action(cell, f"{file}, line {line}, cell {column}") for column, cell in enumerate(row, 1) if cell.strip()]
         for line, row in rows
