@@ -7,11 +7,11 @@ checkpoints, comes from rank 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import count, takewhile
 from pathlib import Path
 
 import numpy as np
 
+from mpitrain.checkpoint import Claim, claim_run
 from mpitrain.comm import Layout, Mesh, World
 from mpitrain.config import Config, dump
 from mpitrain.data import TokenDataset, check_vocab
@@ -28,10 +28,15 @@ class Job:
 
     config: Config
     trainer: Trainer
-    #: Where everything that the job writes goes.
-    folder: Path
+    #: The folder where everything that the job writes goes, and no other job meanwhile.
+    claim: Claim
     #: The checkpoint that it goes on from.
     resumed: Path | None
+
+    @property
+    def folder(self) -> Path:
+        """Where everything that the job writes goes."""
+        return self.claim.path
 
     @property
     def leads(self) -> bool:
@@ -61,8 +66,18 @@ def prepare(config: Config, world: World, resume: str, *, arrays: str | None) ->
     """
     _check_sample(config)
     mesh = Mesh(world, Layout(**config.layout.settings()))
+    claim = world.run(lambda comm: claim_run(comm, config.run.path(), fresh=resume != "auto"))[0]
+    try:
+        trainer, resumed = _built(config, mesh, claim.path, resume, arrays)
+    except BaseException:
+        claim.release()
+        raise
+    return Job(config=config, trainer=trainer, claim=claim, resumed=resumed)
+
+
+def _built(config: Config, mesh: Mesh, folder: Path, resume: str, arrays: str | None) -> tuple[Trainer, Path | None]:
+    """The trainer, and the checkpoint that it goes on from."""
     train, validation = config.data.build()
-    folder = _folder(config.run.path(), fresh=resume != "auto")
     trainer = Trainer(
         config.model.build(),
         config.build_optimizer(),
@@ -81,16 +96,20 @@ def prepare(config: Config, world: World, resume: str, *, arrays: str | None) ->
     resumed = None if resume == "never" else trainer.resume(folder if resume == "auto" else resume)
     if resumed is None and resume not in ("auto", "never"):
         raise ValueError(f"--resume {resume}: there is no whole checkpoint; expected auto, never, or the path of one")
-    return Job(config=config, trainer=trainer, folder=folder, resumed=resumed)
+    return trainer, resumed
 
 
 def run(job: Job) -> int:
-    """Train, sample, check; the exit code: 1 if the self-check fails."""
+    """Train, sample, check; the exit code: 1 if the self-check fails.  The job's folder is given back."""
+    with job.claim:
+        return _run(job)
+
+
+def _run(job: Job) -> int:
     config, trainer = job.config, job.trainer
     steps = max(0, config.run.steps - trainer.step)
     watchers: list[Progress | MetricsFile] = []
     if job.leads:
-        job.folder.mkdir(parents=True, exist_ok=True)
         (job.folder / "config.toml").write_text(dump(config), encoding="utf-8")
         _say(f"{config.run.name}: {trainer.model.size:,} parameters, {trainer.mesh.layout}, {_arrays(trainer)}")
         if len(trainer.placement.ranges) > 1:
@@ -114,7 +133,7 @@ def run(job: Job) -> int:
         report=report,
         validate_every=config.validation.every,
         validation_batches=config.validation.batches,
-        folder=job.folder,
+        folder=job.claim,
         save_every=config.checkpoint.every,
         keep=config.checkpoint.keep,
         trace=Tracing(folder=job.folder / "trace", **config.trace.settings()),
@@ -164,15 +183,6 @@ def _check(job: Job) -> int:
         f"{max(found.loss, found.gradient):.1e} ({found.worst}), allowed {found.tolerance:.0e}"
     )
     return 0 if found.equal else 1
-
-
-def _folder(base: Path, *, fresh: bool) -> Path:
-    """The newest of the folders base, base-2, base-3, ..., or the one after that for a run that starts afresh."""
-    names = (base if i == 1 else base.with_name(f"{base.name}-{i}") for i in count(1))
-    used = list(takewhile(lambda path: path.exists(), names))
-    if fresh or not used:
-        return base if not used else base.with_name(f"{base.name}-{len(used) + 1}")
-    return used[-1]
 
 
 def _unit(trainer: Trainer) -> str:

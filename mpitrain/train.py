@@ -10,12 +10,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
 from mpitrain import generate, selfcheck, snapshot
 from mpitrain.arrays import arithmetic, choose, keep_freed_pages
-from mpitrain.checkpoint import is_checkpoint, newest, prune
+from mpitrain.checkpoint import Claim, claim, is_checkpoint, newest, prune
 from mpitrain.comm import Communicator, Mesh, Watchdog
 from mpitrain.comm.launch import TERMINAL_VARIABLE
 from mpitrain.data import Dataset, TokenDataset, check_vocab
@@ -157,7 +158,7 @@ class Trainer:
         report: Callable[[StepReport], None] | None = None,
         validate_every: int | None = None,
         validation_batches: int | None = None,
-        folder: str | Path | None = None,
+        folder: str | Path | Claim | None = None,
         save_every: int | None = None,
         keep: int = 2,
         trace: Tracing | None = None,
@@ -166,7 +167,8 @@ class Trainer:
 
         `report` is called on rank 0 after each step, by default to print progress.  The validation loss, over the first
         `validation_batches` batches, is taken every `validate_every` steps and after the last.  With a `folder`, a checkpoint
-        is written there every `save_every` steps and after the last, and the newest `keep` are kept.  `trace` says which steps'
+        is written there every `save_every` steps and after the last, and the newest `keep` are kept; no other job may write
+        there meanwhile (`ValueError` if one does), and a `Claim` stays its holder's.  `trace` says which steps'
         actions are recorded, and where.
         """
         check_counts(
@@ -207,8 +209,8 @@ class Trainer:
                 validation: Metrics | None = None
                 if self.validation is not None and due(validate_every, worker, last):
                     validation = worker.evaluate(self.validation, validation_batches)
-                if folder is not None and due(save_every, worker, last):
-                    self._save(worker, Path(folder), keep)
+                if owned is not None and due(save_every, worker, last):
+                    self._save(worker, owned, keep)
                 if tell is not None and worker.place.comm.rank == 0:
                     each = (time.perf_counter() - begin) / len(history)
                     tell(
@@ -231,7 +233,8 @@ class Trainer:
                     file.close()
             return history
 
-        return self._each(run)[0]
+        with self._owning(folder) if folder is not None else nullcontext() as owned:
+            return self._each(run)[0]
 
     def time_spent(self) -> str:
         """One sentence on where the time of the last `fit` went."""
@@ -260,9 +263,13 @@ class Trainer:
         self._each(lambda worker: check_weights(worker.place, worker.holding.replicated, worker.holding.shared))
 
     def save(self, folder: str | Path, *, keep: int = 2) -> Path:
-        """Write a checkpoint `folder/step-N` and keep the newest `keep`; the path of the new one."""
+        """Write a checkpoint `folder/step-N` and keep the newest `keep`; the path of the new one.
+
+        `ValueError` if another job writes there.
+        """
         check_counts(keep=keep)
-        return self._each(lambda worker: self._save(worker, Path(folder), keep))[0]
+        with self._owning(folder) as owned:
+            return self._each(lambda worker: self._save(worker, owned, keep))[0]
 
     def resume(self, path: str | Path) -> Path | None:
         """Go on from the checkpoint at `path`, or the newest whole one in the folder `path`; which one, if there is any."""
@@ -271,10 +278,17 @@ class Trainer:
             self._each(lambda worker: snapshot.restore(worker, found))
         return found
 
-    def _save(self, worker: Worker, folder: Path, keep: int) -> Path:
-        written = snapshot.write(worker, folder)
+    def _owning(self, folder: str | Path | Claim) -> AbstractContextManager[Claim]:
+        """`folder` as this job's own for a while, unless it is that already."""
+        if isinstance(folder, Claim):
+            return nullcontext(folder)
+        return self._each(lambda worker: claim(worker.place.comm, Path(folder)))[0]
+
+    def _save(self, worker: Worker, owned: Claim, keep: int) -> Path:
+        owned.check(worker.place.comm)
+        written = snapshot.write(worker, owned.path)
         if worker.place.comm.rank == 0:
-            prune(folder, keep)
+            prune(owned.path, keep)
         return written
 
     def _each(self, function: Callable[[Worker], T]) -> list[T]:

@@ -61,6 +61,27 @@ def test_no_run_writes_into_the_history_of_another(job, tmp_path, capsys):
     assert sorted(path.name for path in second.glob("step-*")) == ["step-00000003", "step-00000005"]
 
 
+def test_a_folder_that_cannot_be_made_is_known_before_anything_is_built(job, monkeypatch):
+    monkeypatch.setattr("mpitrain.job.Trainer", None)
+    with pytest.raises(ValueError, match=r"the folder tiny\.toml/x cannot be written .*choose another, in a configuration by"):
+        job("run.folder=tiny.toml/x")
+
+
+def test_a_job_that_cannot_be_built_leaves_no_folder(job, tmp_path):
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        job(resume="latest")
+    with pytest.raises(ValueError, match="the vocabulary holds 5"):
+        job("model.vocab=5")
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_two_jobs_do_not_write_into_one_folder(job):
+    first, second = job(), job()
+    assert [first.folder.name, second.folder.name] == ["tiny", "tiny-2"]
+    with pytest.raises(ValueError, match="tiny-2 belongs to another job"):
+        job(resume="auto")
+
+
 def test_a_run_that_is_over_says_so_and_claims_no_checkpoint(job, capsys):
     run(job())
     assert "checkpoint in runs/tiny/step-00000003\n" in capsys.readouterr().out

@@ -118,6 +118,30 @@ def test_the_rate_that_is_told_is_the_one_that_was_used():
     np.testing.assert_allclose(told[:2], [0.5 / 3, 1 / 3])
 
 
+def test_a_folder_is_the_jobs_own_while_it_fits(tmp_path):
+    job, other = trainer(), trainer(dp=2)
+
+    def intrude(report):
+        with pytest.raises(ValueError, match=r"belongs to another job, process \d+"):
+            other.save(tmp_path)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        job.fit(2, report=intrude, folder=tmp_path)
+    assert trainer().save(tmp_path).name == "step-00000000"  # it was given back
+
+
+def test_a_job_whose_folder_was_taken_over_writes_no_more(tmp_path):
+    job = trainer(dp=2)
+
+    def take_over(report):
+        (tmp_path / "owner").rename(tmp_path / "elsewhere")
+
+    with pytest.raises(ValueError, match="was taken over by someone who removed the lock while this job did nothing"):
+        job.fit(3, report=take_over, folder=tmp_path, save_every=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+
+
 def test_there_may_be_nothing_to_resume(tmp_path):
     job = trainer()
     assert job.resume(tmp_path) is None
