@@ -95,7 +95,7 @@ def _built(config: Config, mesh: Mesh, folder: Path, resume: str, arrays: str | 
     )
     resumed = None if resume == "never" else trainer.resume(folder if resume == "auto" else resume)
     if resumed is None and resume not in ("auto", "never"):
-        raise ValueError(f"--resume {resume}: there is no whole checkpoint; expected auto, never, or the path of one")
+        raise ValueError(f"--resume {resume}: there is no checkpoint in it; expected auto, never, or the path of one")
     return trainer, resumed
 
 

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mpitrain.arrays import Array, namespace
-from mpitrain.checkpoint import Checkpoint, Entry, save
+from mpitrain.checkpoint import Checkpoint, Common, Entry, save
 from mpitrain.data import Position
-from mpitrain.nn import Parameter
+from mpitrain.nn import Box, Parameter
 from mpitrain.parallel import Remembered
 from mpitrain.worker import Worker
 
@@ -26,12 +26,15 @@ def write(worker: Worker, folder: Path) -> Path:
     return save(folder, worker.step, worker.place.comm, entries, meta)
 
 
-def restore(worker: Worker, path: Path) -> None:
-    """Go on from the checkpoint at `path`.  `ValueError` if it is another model's or not whole.  Collective."""
-    checkpoint = Checkpoint.open(path)
+def restore(worker: Worker, found: Common) -> None:
+    """Go on from a checkpoint.  `ValueError` if it is another model's.  Collective."""
+    checkpoint, kept_arrays = found.checkpoint, _kept(worker)
     checkpoint.check(worker.model.parameters())
-    checkpoint.verify(worker.place.comm)
-    for name, (array, parameter) in _kept(worker).items():
+    boxes = [(name, parameter.box) for name, (_, parameter) in kept_arrays.items()]
+    stored = checkpoint.manifest.tensors
+    boxes += [(r.name, _whole(stored[r.name].shape)) for r in _remembered(worker) if r.name in stored]
+    found.bring(worker.place.comm, {file for name, box in boxes for file in checkpoint.files_of(name, box)})
+    for name, (array, parameter) in kept_arrays.items():
         array[...] = worker.arrays.asarray(checkpoint.read(name, parameter.box), array.dtype)
     for kept in _remembered(worker):
         _recall(kept, checkpoint)
@@ -76,3 +79,7 @@ def _owned(worker: Worker) -> dict[str, tuple[Array, Parameter]]:
     """Those that this rank answers for."""
     owned = {id(p) for p in worker.holding.owned}
     return {name: pair for name, pair in _kept(worker).items() if id(pair[1]) in owned}
+
+
+def _whole(shape: tuple[int, ...]) -> Box:
+    return tuple((0, n) for n in shape)

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from mpitrain import generate, selfcheck, snapshot
 from mpitrain.arrays import arithmetic, choose, keep_freed_pages
-from mpitrain.checkpoint import Claim, claim, is_checkpoint, newest, prune
+from mpitrain.checkpoint import Claim, claim, find, prune
 from mpitrain.comm import Communicator, Mesh, Watchdog
 from mpitrain.comm.launch import TERMINAL_VARIABLE
 from mpitrain.data import Dataset, TokenDataset, check_vocab
@@ -272,11 +272,20 @@ class Trainer:
             return self._each(lambda worker: self._save(worker, owned, keep))[0]
 
     def resume(self, path: str | Path) -> Path | None:
-        """Go on from the checkpoint at `path`, or the newest whole one in the folder `path`; which one, if there is any."""
-        found = Path(path) if is_checkpoint(Path(path)) else newest(Path(path))
-        if found is not None:
-            self._each(lambda worker: snapshot.restore(worker, found))
-        return found
+        """Go on from the checkpoint at `path`, or from the newest in the folder `path` that all ranks can read; which one.
+
+        `None`, and nothing changes, if the folder has none.  `ValueError` if there is no such path, if every checkpoint there
+        is damaged, or if it is another model's.
+        """
+
+        def restore(worker: Worker) -> Path | None:
+            found = find(worker.place.comm, Path(path))
+            if found is None:
+                return None
+            snapshot.restore(worker, found)
+            return found.checkpoint.path
+
+        return self._each(restore)[0]
 
     def _owning(self, folder: str | Path | Claim) -> AbstractContextManager[Claim]:
         """`folder` as this job's own for a while, unless it is that already."""
@@ -287,8 +296,7 @@ class Trainer:
     def _save(self, worker: Worker, owned: Claim, keep: int) -> Path:
         owned.check(worker.place.comm)
         written = snapshot.write(worker, owned.path)
-        if worker.place.comm.rank == 0:
-            prune(owned.path, keep)
+        prune(worker.place.comm, owned.path, keep, written=worker.step)
         return written
 
     def _each(self, function: Callable[[Worker], T]) -> list[T]:

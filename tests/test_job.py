@@ -68,7 +68,7 @@ def test_a_folder_that_cannot_be_made_is_known_before_anything_is_built(job, mon
 
 
 def test_a_job_that_cannot_be_built_leaves_no_folder(job, tmp_path):
-    with pytest.raises(ValueError, match="no whole checkpoint"):
+    with pytest.raises(ValueError, match="there is nothing at latest"):
         job(resume="latest")
     with pytest.raises(ValueError, match="the vocabulary holds 5"):
         job("model.vocab=5")
@@ -91,10 +91,13 @@ def test_a_run_that_is_over_says_so_and_claims_no_checkpoint(job, capsys):
     assert "checkpoint in" not in out
 
 
-def test_what_there_is_not_cannot_be_gone_on_from(job):
+def test_what_there_is_not_cannot_be_gone_on_from(job, tmp_path):
     assert job(resume="auto").resumed is None
-    with pytest.raises(ValueError, match="--resume latest: there is no whole checkpoint; expected auto, never, or the path"):
+    with pytest.raises(ValueError, match="there is nothing at latest; expected the path of a checkpoint, or of a folder with"):
         job(resume="latest")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="--resume empty: there is no checkpoint in it; expected auto, never, or the path"):
+        job(resume="empty")
 
 
 def test_a_token_that_is_no_byte_does_not_end_a_run(job, capsys):

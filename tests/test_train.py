@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import mpitrain as mt
+from mpitrain import snapshot
 from mpitrain.autograd import Op, Tensor
+from mpitrain.checkpoint import find
 from mpitrain.nn.init import ONES
 
 
@@ -146,6 +148,46 @@ def test_there_may_be_nothing_to_resume(tmp_path):
     job = trainer()
     assert job.resume(tmp_path) is None
     assert job.step == 0
+
+
+def test_a_path_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"there is nothing at .*typo; expected the path of a checkpoint, or of a folder"):
+        trainer(dp=2).resume(tmp_path / "typo")
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_the_older_one_kept(tmp_path):
+    straight = [m.loss for m in trainer().fit(5, report=quiet)]
+    trainer(dp=2).fit(4, report=quiet, folder=tmp_path, save_every=2)
+    file = tmp_path / "step-00000004" / "rank-00001.safetensors"
+    raw = bytearray(file.read_bytes())
+    raw[-3] ^= 4
+    file.write_bytes(raw)
+    job = trainer(dp=2)
+    with pytest.warns(UserWarning, match=r"passing over .*step-00000004: .*rank-00001.safetensors is damaged") as said:
+        assert job.resume(tmp_path) == tmp_path / "step-00000002"
+    assert len(said) == 1
+    losses = [m.loss for m in job.fit(1, report=quiet, folder=tmp_path, keep=2)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-0000000{i}" for i in (2, 3, 4)]
+    losses += [m.loss for m in job.fit(2, report=quiet, folder=tmp_path, save_every=1, keep=1)]
+    np.testing.assert_allclose(losses, straight[2:], rtol=1e-9)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
+
+
+@pytest.mark.parametrize(("dp", "pp", "zero"), [(2, 2, 0), (2, 2, 3), (1, 4, 0)])
+def test_a_job_goes_on_from_disks_of_its_hosts(tmp_path, dp, pp, zero):
+    """Ranks 0 and 1 are on one host, ranks 2 and 3 on another; under another layout they need what the others wrote."""
+
+    def disk(worker):
+        return tmp_path / f"disk{worker.place.comm.rank // 2}"
+
+    straight = [m.loss for m in trainer().fit(4, report=quiet)]
+    first = trainer(dp=2, pp=2, zero=zero)
+    losses = [m.loss for m in first.fit(2, report=quiet)]
+    first._each(lambda worker: snapshot.write(worker, disk(worker)))
+    second = trainer(dp=dp, pp=pp, zero=zero)
+    second._each(lambda worker: snapshot.restore(worker, find(worker.place.comm, disk(worker))))
+    losses += [m.loss for m in second.fit(2, report=quiet)]
+    np.testing.assert_allclose(losses, straight, rtol=1e-9)
 
 
 def test_another_models_checkpoint_is_refused(tmp_path):

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from mpitrain.checkpoint.agree import first_failure, gather_text
+from mpitrain.checkpoint.agree import first_failure
 from mpitrain.checkpoint.owner import Lock
-from mpitrain.comm import Communicator
+from mpitrain.comm import Communicator, gather_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -32,12 +32,9 @@ class Checkpoint:
     def open(cls, path: str | Path) -> Checkpoint:
         """The checkpoint in the folder `path`; `ValueError` if it is none, or a file of it is missing or cut."""
         checkpoint = cls(path=Path(path), manifest=Manifest.read(Path(path)))
-        for name, stored in checkpoint.manifest.files.items():
-            file = checkpoint.path / name
-            found = file.stat().st_size if file.exists() else None
-            if found != stored.size:
-                size = "it is missing" if found is None else f"it has {found} bytes"
-                raise ValueError(f"checkpoint file {file} is damaged: {size}, expected {stored.size} bytes; {_INSTEAD}")
+        for name in checkpoint.manifest.files:
+            if (damage := checkpoint.damage(name, deep=False)) is not None:
+                raise ValueError(damage)
         return checkpoint
 
     @property
@@ -47,7 +44,7 @@ class Checkpoint:
 
     def verify(self, comm: Communicator) -> None:
         """Look at every byte, the ranks sharing the files.  `ValueError` on every rank if one has changed.  Collective."""
-        failure = next(filter(None, map(self._damage, sorted(self.manifest.files)[comm.rank :: comm.size])), None)
+        failure = next(filter(None, map(self.damage, sorted(self.manifest.files)[comm.rank :: comm.size])), None)
         if (first := first_failure(comm, failure)) is not None:
             raise ValueError(first.partition(": ")[2])
 
@@ -70,6 +67,11 @@ class Checkpoint:
                 f"checkpoint {self.path} is of another model: of {len(expected)} parameters, {what}. "
                 "Build the model with the settings that it was written with (`meta` in its manifest.json), or start afresh"
             )
+
+    def files_of(self, name: str, box: Box) -> set[str]:
+        """The files that hold the part `box` of the tensor `name`; none if there is no such tensor."""
+        parts = self.manifest.tensors[name].parts if name in self.manifest.tensors else ()
+        return {p.file for p in parts if all(max(a, c) < min(b, d) for (a, b), (c, d) in zip(box, p.box, strict=True))}
 
     def read(self, name: str, box: Box) -> np.ndarray:
         """The part `box` of the tensor `name`, in the dtype that it was stored in.
@@ -99,14 +101,20 @@ class Checkpoint:
         except (OSError, SafetensorError) as error:
             raise ValueError(f"checkpoint file {self.path / file} cannot be read ({error}); {_INSTEAD}") from error
 
-    def _damage(self, name: str) -> str | None:
-        """What is wrong with a file, if anything."""
-        with (self.path / name).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        expected = self.manifest.files[name].sha256
-        if found == expected:
+    def damage(self, name: str, *, deep: bool = True) -> str | None:
+        """What is wrong with a file, if anything; unless `deep`, only its size is looked at."""
+        path, stored = self.path / name, self.manifest.files[name]
+        size = path.stat().st_size if path.exists() else None
+        if size != stored.size:
+            found = "it is missing" if size is None else f"it has {size} bytes"
+            return f"checkpoint file {path} is damaged: {found}, expected {stored.size} bytes; {_INSTEAD}"
+        if not deep:
             return None
-        return f"checkpoint file {self.path / name} is damaged: its SHA-256 is {found}, expected {expected}; {_INSTEAD}"
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest == stored.sha256:
+            return None
+        return f"checkpoint file {path} is damaged: its SHA-256 is {digest}, expected {stored.sha256}; {_INSTEAD}"
 
 
 _INSTEAD = "bring back a copy of it, or resume from another checkpoint"

@@ -1,7 +1,8 @@
 """`save`: every rank writes its part of a checkpoint, and it appears only once all of it is on disk.
 
-Invariant: `step-N` exists whole or not at all.  It is written as `step-N.partial`, flushed, and renamed by rank 0 after every
-rank has said that its file is there; if one cannot write, all raise the same error and the partial folder goes.
+Invariant: `step-N` exists whole or not at all.  It is written as `step-N.partial`, flushed, and renamed by the first rank of
+each disk after every rank has said that its file is there; if one cannot write, all raise the same error and the partial folder
+goes.  Where each host has a disk of its own, each has its ranks' files there, and the manifest of all.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from safetensors.numpy import save_file
 
 from mpitrain.arrays import Array, to_host
 from mpitrain.checkpoint.agree import first_failure
+from mpitrain.checkpoint.leader import leads_disk
 from mpitrain.checkpoint.manifest import Manifest, Part, StoredFile, StoredTensor, merged
 from mpitrain.comm import Communicator, gather_text
 from mpitrain.nn import Box
@@ -44,8 +46,12 @@ def save(folder: Path, step: int, comm: Communicator, entries: Sequence[Entry], 
     """
     final = folder / f"step-{step:08d}"
     partial = final.with_name(f"{final.name}.partial")
-    lead = comm.rank == 0
     file = f"rank-{comm.rank:05d}.safetensors"
+
+    try:
+        lead = leads_disk(comm, folder)
+    except OSError as error:
+        raise _unwritten(final, str(error)) from error
 
     def attempt(action: Callable[[], Any], *, here: bool = True) -> Any:
         """Do it where `here` is true; every rank learns whether it worked."""
@@ -57,10 +63,7 @@ def save(folder: Path, step: int, comm: Communicator, entries: Sequence[Entry], 
         if (first := first_failure(comm, failure)) is not None:
             if lead:
                 shutil.rmtree(partial, ignore_errors=True)
-            raise OSError(
-                f"could not write the checkpoint {final}: {first}. Nothing was kept; "
-                "make room, or choose a folder that every rank can write"
-            )
+            raise _unwritten(final, first)
         return result
 
     attempt(lambda: _make_empty(partial), here=lead)
@@ -69,6 +72,13 @@ def save(folder: Path, step: int, comm: Communicator, entries: Sequence[Entry], 
     manifest = merged(step, meta, parts)
     attempt(lambda: _publish(manifest, partial, final), here=lead)
     return final
+
+
+def _unwritten(final: Path, first: str) -> OSError:
+    return OSError(
+        f"could not write the checkpoint {final}: {first}. Nothing was kept; make room, or choose a folder that every rank can "
+        "write"
+    )
 
 
 def _make_empty(folder: Path) -> None:

@@ -61,7 +61,9 @@ def test_a_folder_that_cannot_be_made_is_a_sentence_on_every_rank(tmp_path, make
     (tmp_path / "file").touch()
 
     def message(comm):
-        with pytest.raises(ValueError, match=r"^the folder .*two cannot be written \(.*Error.*\); expected one that every") as e:
+        with pytest.raises(
+            ValueError, match=r"^the folder .*two cannot be written \(.*Error.*\); expected one that every"
+        ) as e:
             make(comm, tmp_path / "file" / "two")
         return str(e.value)
 

@@ -107,7 +107,7 @@ def test_a_folder_that_cannot_be_made_stops_all(tmp_path):
     (tmp_path / "file").touch()
 
     def message(comm):
-        with pytest.raises(OSError, match="rank 0: NotADirectoryError") as caught:
+        with pytest.raises(OSError, match="rank 0: FileExistsError") as caught:
             save(tmp_path / "file", 1, comm, [], {})
         return str(caught.value)
 
