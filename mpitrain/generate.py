@@ -26,13 +26,11 @@ def generate(worker: Worker, prompt: Sequence[int], tokens: int, *, temperature:
     text = list(prompt)
     chances = Stream(seed, "generate").uniform(0, tokens)
     for i in range(tokens):
-        seen = text[-context:]
-        inputs = np.zeros((1, context), window.dtype)
-        inputs[0, : len(seen)] = seen
-        logits = worker.predict(inputs)
+        # No longer than the text is: the length of a sequence may change how positions turn.
+        logits = worker.predict(np.array([text[-context:]], window.dtype))
         chosen = np.zeros(1, np.int64)
         if logits is not None:
-            chosen[0] = _choose(logits[0, len(seen) - 1], temperature, chances[i])
+            chosen[0] = _choose(logits[0, -1], temperature, chances[i])
         worker.place.comm.broadcast(chosen, worker.place.layout.rank(pp=worker.owner[worker.last_stage], dp=0))
         text.append(int(chosen[0]))
     return text

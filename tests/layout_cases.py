@@ -24,8 +24,17 @@ def gpt(**settings):
     return lambda: mt.nn.models.GPT(width=32, depth=3, heads=2, vocab=61, context=12, **settings)
 
 
-def llama():
-    return mt.nn.models.Llama(width=32, depth=3, heads=4, kv_heads=2, vocab=61, context=12, mlp=48)
+def llama(**settings):
+    return mt.nn.models.Llama(
+        **{"width": 32, "depth": 3, "heads": 4, "kv_heads": 2, "vocab": 61, "context": 12, "mlp": 48} | settings
+    )
+
+
+def llama_with_all():
+    """Every setting in which the relatives of Llama differ; the context is shorter than the sequences."""
+    rope = {"rope_type": "dynamic", "factor": 2.0, "partial_rotary_factor": 0.5}
+    biases = {"qkv_bias": True, "out_bias": True, "mlp_bias": True}
+    return llama(head_dim=12, context=7, rope=rope, window=12, qk_norm=True, tied=True, padding=4, **biases)
 
 
 def mlp():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from layout_cases import Case, check, gpt, images, llama, mlp, resnet, tokens, vectors
+from layout_cases import Case, check, gpt, images, llama, llama_with_all, mlp, resnet, tokens, vectors
 
 import mpitrain as mt
 
@@ -21,6 +21,7 @@ CASES = {
     "gpt-dropout-dp2-pp2": Case(gpt(dropout=0.2), tokens, 2, 2, 2, "1f1b", 8, "float64"),
     "gpt-recompute-pp2": Case(gpt(recompute=True), tokens, 1, 2, 2, "1f1b", 4, "float64"),
     "llama-dp2-pp2": Case(llama, tokens, 2, 2, 2, "1f1b", 8, "float64"),
+    "llama-all-dp2-pp2-float32": Case(llama_with_all, tokens, 2, 2, 2, "1f1b", 8, "float32"),
     "llama-pp3-float32": Case(llama, tokens, 1, 3, 5, "1f1b", 10, "float32"),
     "resnet-dp2": Case(resnet, images, 2, 1, 2, "1f1b", 12, "float64", alone=4),
     "resnet-dp2-pp2": Case(resnet, images, 2, 2, 2, "gpipe", 12, "float64", alone=4),

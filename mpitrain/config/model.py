@@ -5,7 +5,7 @@ Invariant: the keys are the constructor's arguments, so `build` passes them on a
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -46,17 +46,19 @@ class GPTSection(Section):
 
 
 class LlamaSection(Section):
-    """Llama: RMSNorm, RoPE, SwiGLU, grouped-query attention."""
+    """Llama and its relatives: RMSNorm, RoPE, SwiGLU, grouped-query attention."""
 
     kind: Literal["llama"]
     width: Count
-    """Width of the residual stream, a multiple of `heads`."""
+    """Width of the residual stream, a multiple of `heads` unless `head_dim` is given."""
     depth: Count
     """Number of blocks."""
     heads: Count
     """Query heads, a multiple of `kv_heads`."""
-    kv_heads: Count
-    """Key and value heads."""
+    kv_heads: Count | None = None
+    """Key and value heads, by default as many as `heads`."""
+    head_dim: Count | None = None
+    """Width of a head, by default width / heads."""
     vocab: Count
     """Tokens that there are."""
     context: Count
@@ -65,8 +67,22 @@ class LlamaSection(Section):
     """Hidden width."""
     theta: Positive = 10000.0
     """Base of the rotary angles."""
+    rope: dict[str, Any] | None = None
+    """Scaling of the rotary angles: `rope_type` and its keys, as in the `rope_scaling` of a config.json."""
+    window: Count | None = None
+    """How many tokens one sees, itself included; longer sequences are refused."""
+    qkv_bias: bool = False
+    """Whether queries, keys and values have biases."""
+    out_bias: bool = False
+    """Whether attention's output product has a bias."""
+    mlp_bias: bool = False
+    """Whether the products of SwiGLU have biases."""
+    qk_norm: bool = False
+    """Whether each head's queries and keys are normed."""
     tied: bool = False
     """Whether the output weight is the embedding's."""
+    padding: int | None = None
+    """A token whose vector is not trained as an input."""
     eps: NotNegative = 1e-5
     """What the norms add to the mean square."""
     recompute: bool = False
@@ -108,7 +124,7 @@ class ResNetSection(Section):
 
 
 class PretrainedSection(Section):
-    """A GPT-2 or Llama folder in Hugging Face's format."""
+    """A folder in Hugging Face's format: GPT-2, Llama, Mistral, Qwen2, Qwen3, Phi-3."""
 
     kind: Literal["pretrained"]
     folder: str
