@@ -54,8 +54,8 @@ def rope(kind, **keys):
 
 # Of a head's five pairs, llama3 keeps one, slows three down and is in between with one.
 LLAMA3 = rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)
-YARN = rope("yarn", factor=4.0, original_max_position_embeddings=16)
-YARN_MORE = {"beta_fast": 2.0, "beta_slow": 0.1, "mscale": 0.7, "mscale_all_dim": 0.4, "truncate": False}
+YARN = rope("yarn", factor=4.0, original_max_position_embeddings=1000)
+YARN_MORE = {"beta_fast": 2.0, "beta_slow": 1e-4, "mscale": 0.7, "mscale_all_dim": 0.4, "truncate": False}
 SHORT, LONG = [1.0, 1.5, 2.0], [2.5, 3.0, 5.0]
 PART = rope("longrope", short_factor=SHORT, long_factor=LONG, partial_rotary_factor=0.6)
 CONFIGS = {
@@ -68,9 +68,9 @@ CONFIGS = {
     "llama, rope linear": LlamaConfig(**LLAMA, **rope("linear", factor=3.0)),
     "llama, rope dynamic, short": LlamaConfig(**LLAMA, **rope("dynamic", factor=3.0), max_position_embeddings=TIME),
     "llama, rope dynamic, long": LlamaConfig(**LLAMA, **rope("dynamic", factor=3.0), max_position_embeddings=7),
-    "llama, rope yarn": LlamaConfig(**LLAMA, **YARN, max_position_embeddings=64),
+    "llama, rope yarn": LlamaConfig(**LLAMA, **YARN, max_position_embeddings=4000),
     "llama, rope yarn, all keys": LlamaConfig(
-        **LLAMA, rope_parameters=YARN["rope_parameters"] | YARN_MORE, max_position_embeddings=64
+        **LLAMA, rope_parameters=YARN["rope_parameters"] | YARN_MORE, max_position_embeddings=4000
     ),
     "mistral": MistralConfig(**LLAMA, sliding_window=None),
     "mistral, window": MistralConfig(**LLAMA, sliding_window=TIME),
