@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from mpitrain.arrays import Stream
+from mpitrain.arrays import BFLOAT16, Stream
 from mpitrain.nn import Box
 from mpitrain.text import read_text
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
-#: Types that tensors are stored in.
-FLOATS = ("F64", "F32", "F16", "BF16")
+#: Types that tensors are stored in, by their names in a file.
+FLOATS = {"F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": BFLOAT16}
 _BLOCK = 1 << 22
 
 
@@ -33,7 +33,7 @@ class Held:
     file: Path
     name: str
     shape: tuple[int, ...]
-    dtype: str
+    dtype: np.dtype
 
     def read(self, *within: slice) -> np.ndarray:
         """The part `within` of it, in the type that the file has."""
@@ -68,20 +68,17 @@ class Stored:
     def __call__(self, stream: Stream, shape: tuple[int, ...], box: Box) -> np.ndarray:
         """The values in `box`."""
         (start, stop), *others = box
-        parts, offset = [], 0
+        types = {piece.held.dtype for piece in self.pieces}
+        dtype = types.pop() if len(types) == 1 else np.dtype(f"f{max(4, *(dtype.itemsize for dtype in types))}")
+        values, offset = np.empty([stop - start for start, stop in box], dtype), 0
         for piece in self.pieces:
             first, last = max(start - offset, 0), min(stop - offset, piece.rows)
-            offset += piece.rows
             if first < last:
                 within = [slice(first, last), *(slice(a, b) for a, b in others)]
                 part = piece.held.read(*(reversed(within) if self.transposed else within))
-                parts.append(part.T if self.transposed else part)
-        types = {part.dtype for part in parts}
-        return np.concatenate(parts, dtype=None if len(types) == 1 else np.result_type(np.float32, *_wide(types)))
-
-
-def _wide(types: set[np.dtype]) -> Iterator[np.dtype]:
-    return (dtype for dtype in types if dtype.itemsize > 2)
+                values[first + offset - start : last + offset - start] = part.T if self.transposed else part
+            offset += piece.rows
+        return values
 
 
 def weights(folder: Path, config: Mapping[str, Any], *, ignored: tuple[str, ...]) -> Iterator[Held]:
@@ -93,20 +90,18 @@ def weights(folder: Path, config: Mapping[str, Any], *, ignored: tuple[str, ...]
         try:
             with safe_open(path, framework="numpy") as file:
                 slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-                found = [
-                    Held(file=path, name=name, shape=tuple(part.get_shape()), dtype=part.get_dtype())
-                    for name, part in slices.items()
-                    if not name.endswith(ignored)
-                ]
+                headers = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
         except SafetensorError as error:
             raise ValueError(f"{path} is cut or no safetensors file ({error}); copy or download it again") from error
-        for held in found:
-            if held.dtype not in FLOATS:
+        for name, (shape, dtype) in headers.items():
+            if name.endswith(ignored):
+                continue
+            if dtype not in FLOATS:
                 raise ValueError(
-                    f"{path}: tensor {held.name} is stored as {held.dtype}; expected {', '.join(FLOATS)}: quantized weights "
-                    "are not read, save the model in bfloat16 with the library that quantized it"
+                    f"{path}: tensor {name} is stored as {dtype}; expected {', '.join(FLOATS)}: quantized weights are not "
+                    "read, save the model in bfloat16 with the library that quantized it"
                 )
-        yield from found
+            yield Held(file=path, name=name, shape=shape, dtype=FLOATS[dtype])
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ pairs turn depends on the sequence through its length alone, and that only where
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Protocol
 
@@ -192,17 +192,9 @@ def _scaling(kind: str, keys: Mapping[str, Any], pairs: int) -> Scaling:
             f"expected {', '.join(known) or 'no further key'}"
         )
     for name, value in keys.items():
-        if value is None and known[name].default is None:
-            continue
-        if known[name].type == "bool":
-            fits, expected = isinstance(value, bool), "true or false"
-        elif known[name].type == "Sequence[float]":
-            fits = isinstance(value, Sequence) and len(value) == pairs and all(map(_positive, value))
-            expected = f"{pairs} positive numbers, one for each pair"
-        else:
-            fits, expected = _positive(value), "a positive number"
-        if not fits:
-            raise ValueError(f"rope_type {kind!r} has {name} = {value!r}; expected {expected}")
+        expected, fit = _VALUES[str(known[name].type)]
+        if not fit(value, pairs):
+            raise ValueError(f"rope_type {kind!r} has {name} = {value!r}; expected {expected.format(pairs=pairs)}")
     if kind == "llama3" and keys["low_freq_factor"] >= keys["high_freq_factor"]:
         raise ValueError(
             f"rope_type 'llama3' has low_freq_factor = {keys['low_freq_factor']!r} and high_freq_factor = "
@@ -213,3 +205,16 @@ def _scaling(kind: str, keys: Mapping[str, Any], pairs: int) -> Scaling:
 
 def _positive(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 < value < math.inf
+
+
+def _positives(value: object, count: int) -> bool:
+    return isinstance(value, Sequence) and len(value) == count and all(map(_positive, value))
+
+
+#: By the type of a scaling's field: the words for what it may hold, and the check, given how many pairs turn.
+_VALUES: Mapping[str, tuple[str, Callable[[object, int], bool]]] = {
+    "float": ("a positive number", lambda value, pairs: _positive(value)),
+    "float | None": ("a positive number or null", lambda value, pairs: value is None or _positive(value)),
+    "bool": ("true or false", lambda value, pairs: isinstance(value, bool)),
+    "Sequence[float]": ("{pairs} positive numbers, one for each pair", _positives),
+}

@@ -139,6 +139,7 @@ REFUSED = [
         rope("default", partial_rotary_factor=0.5),
         "partial_rotary_factor: nothing is known of this key",
     ),
+    ("llama", {"rope_interleaved": True}, "rope_interleaved = True; expected False"),
     ("llama", {"hidden_act": "gelu"}, "hidden_act = 'gelu'; expected 'silu' or 'swish'"),
     ("llama", {"pad_token_id": 37}, "the padding token is 37; expected one of the 37 rows of the embedding, or none"),
     (
@@ -183,6 +184,21 @@ def test_every_key_that_transformers_writes_is_in_a_table():
     """So a key that a new version adds to a family is noticed."""
     for config in CONFIGS.values():
         FAMILIES[config.model_type].arguments(json.loads(config.to_json_string(use_diff=False)))
+
+
+#: Keys of public files beside those that `transformers` writes today.
+PUBLIC = {
+    "gpt2": {"n_ctx": 1024, "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}}},
+    "llama": {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {}, "pretraining_tp": 1},
+    "mistral": {"_attn_implementation_autoset": True, "attention_bias": False},
+    "qwen2": {"use_mrope": False, "max_window_layers": 21, "sliding_window": 32768, "use_sliding_window": False},
+    "phi3": {"auto_map": {}, "full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": False, "sliding_window": 262144},
+}
+
+
+@pytest.mark.parametrize("family", PUBLIC)
+def test_keys_of_public_files_are_known(family):
+    FAMILIES[family].arguments({"model_type": family, "torch_dtype": "bfloat16", **PUBLIC[family]})
 
 
 SMALL = {"width": 8, "depth": 1, "heads": 2, "vocab": 5, "context": 9, "mlp": 6}

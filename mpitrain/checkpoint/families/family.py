@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpitrain.checkpoint.families.harmless import HARMLESS
+from mpitrain.checkpoint.families.harmless import ABSENT, HARMLESS
 from mpitrain.nn import Model, Parameter
 
 Settings = Mapping[str, Any]
@@ -57,15 +57,6 @@ POSITIVE = Values(words="a positive number", fit=lambda value: _number(value) an
 NOT_NEGATIVE = Values(words="a number of at least 0", fit=lambda value: _number(value) and value >= 0)
 RATE = Values(words="a number in [0, 1)", fit=lambda value: _number(value) and 0 <= value < 1)
 FLAG = Values(words="true or false", fit=lambda value: isinstance(value, bool))
-
-
-#: What any config.json may say of things that no model of ours has, key to accepted values; it is not written.
-_ABSENT: Mapping[str, tuple[Any, ...]] = {
-    "cross_attention_hidden_size": (None,),
-    "is_encoder_decoder": (False,),
-    "pruned_heads": ({}, None),
-    "tie_encoder_decoder": (False,),
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,8 +106,9 @@ class Family:
 
     `settings` maps our setting to their key, `implied` holds the settings that the family has without saying so.  `fixed` holds
     what config.json may say of things that our model has in one form only, key to (accepted values, default first); of a list,
-    each element.  `rates` are dropout rates by key, `harmless` the family's own keys that do not change its function.  `read`
-    first brings spellings of a config.json to one, `write` gives what is to be written the family's own.
+    each element.  `absent` is the same for things that it does not have; they are not written.  `rates` are dropout rates by
+    key, `harmless` the family's own keys that do not change its function.  `read` first brings spellings of a config.json to
+    one, `write` gives what is to be written the family's own.
 
     A tensor's name may lack `prefix`; `ignored` are ends of names of tensors that are no weights.  `tied` names the tensors of
     the embedding and of the output weight, which may be one.
@@ -128,6 +120,7 @@ class Family:
     settings: Mapping[str, Key]
     implied: Settings = field(default_factory=dict)
     fixed: Mapping[str, tuple[Any, ...]]
+    absent: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     rates: Mapping[str, Rate]
     harmless: frozenset[str]
     first: Mapping[str, Tensors]
@@ -152,7 +145,7 @@ class Family:
                 f"{self.model_type} model; expected keys that are known to change its function or not to: delete from the "
                 "file what does not change what the model computes"
             )
-        for name, accepted in {**self.fixed, **_ABSENT}.items():
+        for name, accepted in {**self.fixed, **self.absent, **ABSENT}.items():
             value = config.get(name, accepted[0])
             if not all(part in accepted for part in (value if isinstance(value, list) else [value])):
                 raise ValueError(
@@ -205,7 +198,7 @@ class Family:
     def _known(self) -> set[str]:
         """The keys that the tables give a meaning."""
         names = {name for key in self.settings.values() for name in key.names}
-        return names | self.fixed.keys() | self.rates.keys() | _ABSENT.keys()
+        return names | self.fixed.keys() | self.absent.keys() | self.rates.keys() | ABSENT.keys()
 
     def table(self, model: Model) -> dict[str, Tensors]:
         """For each parameter's name, the tensors that hold it; a tied output weight is the embedding's.

@@ -34,6 +34,8 @@ GPT2 = Family(
     harmless=frozenset(
         {
             "n_ctx",
+            "n_special",
+            "predict_special_tokens",
             "reorder_and_upcast_attn",
             "summary_activation",
             "summary_first_dropout",

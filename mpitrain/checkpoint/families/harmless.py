@@ -1,20 +1,34 @@
 """Keys of a config.json that leave a model's function alone: labels, identities of tokens, how text is generated, provenance.
 
-Invariant: none of them changes a logit or a gradient in `transformers`.  Keys of one family only stand with the family.
+Invariant: none of them changes a logit or a gradient in `transformers`, and of `ABSENT` no accepted value does.  Keys of one
+family only stand with the family.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+#: What any config.json may say of things that no model of ours has: key to accepted values.
+ABSENT: Mapping[str, tuple[Any, ...]] = {
+    "cross_attention_hidden_size": (None,),
+    "is_encoder_decoder": (False,),
+    "pruned_heads": ({}, None),
+    "tie_encoder_decoder": (False,),
+}
 
 _IDENTITY = """
 _name_or_path name_or_path _commit_hash _from_model_config _diffusers_version architectures auto_map model_type
-transformers_version unsloth_fixed unsloth_version
+transformers_version transformers.js_config unsloth_fixed unsloth_version
 """
 _TOKENS = """
 bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id mask_token_id unk_token_id decoder_start_token_id prefix
 tokenizer_class
 """
-_LABELS = "finetuning_task id2label label2id num_labels problem_type task_specific_params"
+_LABELS = "_num_labels finetuning_task id2label label2id num_labels problem_type task_specific_params"
 _EXECUTION = """
 _attn_implementation _attn_implementation_autoset _attn_implementation_internal attn_implementation chunk_size_feed_forward
-dtype initializer_range output_attentions output_hidden_states output_past return_dict torch_dtype torchscript
+dtype initializer_range is_decoder output_attentions output_hidden_states output_past return_dict torch_dtype torchscript
 transformers_weights use_bfloat16 use_cache
 """
 _GENERATION = """

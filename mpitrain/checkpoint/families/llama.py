@@ -65,8 +65,9 @@ LLAMA = Family(
         "mlp_bias": key("mlp_bias", values=FLAG, default=False),
     },
     fixed={"hidden_act": ("silu", "swish")},
+    absent={"rope_interleaved": (False,)},
     rates={"attention_dropout": Rate(default=0.0)},
-    harmless=frozenset({"pretraining_tp"}),  # how a product was cut
+    harmless=frozenset({"is_llama_config", "max_sequence_length", "pretraining_tp"}),
     first={"weight": one("model.embed_tokens.weight")},
     block={
         "norm1.weight": one("model.layers.{i}.input_layernorm.weight"),
@@ -89,6 +90,7 @@ LLAMA = Family(
 
 _BIASES = ("qkv_bias", "out_bias", "mlp_bias")
 _UNBIASED = {ours: key for ours, key in LLAMA.settings.items() if ours not in _BIASES}
+_NO_BIAS = {"attention_bias": (False,), "mlp_bias": (False,)}
 _WINDOW = key("sliding_window", values=COUNT, default=None, nullable=True)
 
 MISTRAL = replace(
@@ -102,6 +104,7 @@ MISTRAL = replace(
         "mlp": key("intermediate_size", default=14336),
         "window": replace(_WINDOW, default=4096),
     },
+    absent=_NO_BIAS,
     harmless=frozenset(),
 )
 
@@ -118,7 +121,7 @@ QWEN2 = replace(
     },
     implied={"qkv_bias": True},
     # Windows of some layers only, which a config may describe and not use.
-    fixed={**LLAMA.fixed, "use_sliding_window": (False,), "layer_types": (None, "full_attention")},
+    absent={"use_sliding_window": (False,), "layer_types": (None, "full_attention")},
     harmless=frozenset({"sliding_window", "max_window_layers", "use_mrope"}),
 )
 
@@ -154,6 +157,7 @@ PHI3 = replace(
         "window": _WINDOW,
         "rope": replace(LLAMA.settings["rope"], values=_PHI3_SCALING),
     },
+    absent={**_NO_BIAS, "lm_head_bias": (False,), "full_attn_mod": (1,), "interpolate_factor": (1,)},
     rates={**LLAMA.rates, "resid_pdrop": Rate(default=0.0)},
     harmless=frozenset({"embd_pdrop"}),  # which no layer uses
     block={ours: theirs for ours, theirs in LLAMA.block.items() if not ours.endswith("bias")}
