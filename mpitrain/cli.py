@@ -43,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="auto|never|PATH",
         help="go on from a checkpoint: auto from the newest in this run's folder; PATH from that one, in a new folder",
     )
+    restart = "with --resume: read the data, which may be new ones, from their start"
+    train.add_argument("--restart-data", action="store_true", help=restart)
     train.set_defaults(verb=_train)
 
     plan = verbs.add_parser("plan", help="print layout, stages, memory and schedule of a recipe; needs no MPI")
@@ -99,7 +101,8 @@ def _train(options: argparse.Namespace) -> int:
     from mpitrain.job import prepare, run
 
     with _explained():
-        job = prepare(load(options.config, options.set), world(), options.resume, arrays=os.environ.get("MPITRAIN_ARRAYS"))
+        config, arrays = load(options.config, options.set), os.environ.get("MPITRAIN_ARRAYS")
+        job = prepare(config, world(), options.resume, arrays=arrays, restart_data=options.restart_data)
     if run(job):
         raise SystemExit("mpitrain: this layout computes something else than one rank does: see the self-check above")
     return 0

@@ -58,27 +58,28 @@ def planned(config: Config) -> Plan:
     return plan(model, config.build_optimizer(), layout, chosen, train.batch(np.zeros(1, np.int64))[0])
 
 
-def prepare(config: Config, world: World, resume: str, *, arrays: str | None) -> Job:
+def prepare(config: Config, world: World, resume: str, *, arrays: str | None, restart_data: bool = False) -> Job:
     """Build everything and load the checkpoint, if any; `ValueError` where something does not fit.
 
     `resume` is `"auto"` (the newest checkpoint of the run's folder, if it has one), `"never"` or a path.  With a path the run
     has a folder of its own, like one that starts afresh: what came after that checkpoint elsewhere is another history.
+    With `restart_data` it reads the data from their start.
     """
     _check_sample(config)
     mesh = Mesh(world, Layout(**config.layout.settings()))
     claim = world.run(lambda comm: claim_run(comm, config.run.path(), fresh=resume != "auto"))[0]
     try:
-        trainer, resumed = _built(config, mesh, claim.path, resume, arrays)
+        trainer = _trainer(config, mesh, arrays)
+        resumed = None if resume == "never" else _resume(trainer, claim.path, resume, restart_data)
     except BaseException:
         claim.release()
         raise
     return Job(config=config, trainer=trainer, claim=claim, resumed=resumed)
 
 
-def _built(config: Config, mesh: Mesh, folder: Path, resume: str, arrays: str | None) -> tuple[Trainer, Path | None]:
-    """The trainer, and the checkpoint that it goes on from."""
+def _trainer(config: Config, mesh: Mesh, arrays: str | None) -> Trainer:
     train, validation = config.data.build()
-    trainer = Trainer(
+    return Trainer(
         config.model.build(),
         config.build_optimizer(),
         train,
@@ -93,10 +94,15 @@ def _built(config: Config, mesh: Mesh, folder: Path, resume: str, arrays: str | 
         compression=config.compression.build(),
         **config.train.settings(),
     )
-    resumed = None if resume == "never" else trainer.resume(folder if resume == "auto" else resume)
-    if resumed is None and resume not in ("auto", "never"):
+
+
+def _resume(trainer: Trainer, folder: Path, resume: str, restart_data: bool) -> Path | None:
+    """The checkpoint that the job goes on from; none if `resume` is "auto" and the run's `folder` has none yet."""
+    auto = resume == "auto"
+    resumed = trainer.resume(folder if auto else resume, restart_data=restart_data)
+    if resumed is None and not auto:
         raise ValueError(f"--resume {resume}: there is no checkpoint in it; expected auto, never, or the path of one")
-    return trainer, resumed
+    return resumed
 
 
 def run(job: Job) -> int:

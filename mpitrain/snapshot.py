@@ -13,23 +13,27 @@ from mpitrain.arrays import Array, namespace
 from mpitrain.checkpoint import Checkpoint, Common, Entry, save
 from mpitrain.data import Position
 from mpitrain.nn import Box, Parameter
+from mpitrain.origin import changes, origin
 from mpitrain.parallel import Remembered
 from mpitrain.worker import Worker
 
 
 def write(worker: Worker, folder: Path) -> Path:
     """Write `folder/step-N`.  Collective; returns the new folder."""
-    model = {"kind": type(worker.model).__name__, **worker.model.settings}
-    meta = {"model": model, "position": asdict(worker.position), "layout": asdict(worker.place.layout)}
+    meta = origin(worker) | {"position": asdict(worker.position)}
     entries = [Entry(name=name, array=array, shape=p.shape, box=p.box) for name, (array, p) in _owned(worker).items()]
     entries += [Entry(name=r.name, array=r.array[None], shape=r.shape, box=r.box) for r in _remembered(worker) if r.writes]
     return save(folder, worker.step, worker.place.comm, entries, meta)
 
 
-def restore(worker: Worker, found: Common) -> None:
-    """Go on from a checkpoint.  `ValueError` if it is another model's.  Collective."""
+def restore(worker: Worker, found: Common, *, restart_data: bool = False) -> list[str]:
+    """Go on from a checkpoint, with `restart_data` from the start of the data; how this run differs from the one that wrote it.
+
+    `ValueError` if it is another model's, or if the dataset has another size.  Collective.
+    """
     checkpoint, kept_arrays = found.checkpoint, _kept(worker)
     checkpoint.check(worker.model.parameters())
+    differences = changes(checkpoint.meta, origin(worker), restart_data=restart_data)
     boxes = [(name, parameter.box) for name, (_, parameter) in kept_arrays.items()]
     stored = checkpoint.manifest.tensors
     boxes += [(r.name, _whole(stored[r.name].shape)) for r in _remembered(worker) if r.name in stored]
@@ -41,9 +45,10 @@ def restore(worker: Worker, found: Common) -> None:
     if worker.holding.zero:
         worker.holding.zero.refresh()
     worker.feed.forget()
-    worker.position = Position(**checkpoint.meta["position"])
+    worker.position = worker.sampler.start() if restart_data else Position(**checkpoint.meta["position"])
     for state in worker.holding.states.values():
         state.step_count = checkpoint.manifest.step
+    return differences
 
 
 def _remembered(worker: Worker) -> list[Remembered]:

@@ -271,18 +271,21 @@ class Trainer:
         with self._owning(folder) as owned:
             return self._each(lambda worker: self._save(worker, owned, keep))[0]
 
-    def resume(self, path: str | Path) -> Path | None:
+    def resume(self, path: str | Path, *, restart_data: bool = False) -> Path | None:
         """Go on from the checkpoint at `path`, or from the newest in the folder `path` that all ranks can read; which one.
 
-        `None`, and nothing changes, if the folder has none.  `ValueError` if there is no such path, if every checkpoint there
-        is damaged, or if it is another model's.
+        `None`, and nothing changes, if the folder has none.  Each setting that is another one than when it was written is told
+        in a line.  `ValueError` if there is no such path, if every checkpoint there is damaged, if it is another model's, or if
+        the dataset has another size, unless with `restart_data` it is read from its start.
         """
 
         def restore(worker: Worker) -> Path | None:
             found = find(worker.place.comm, Path(path))
             if found is None:
                 return None
-            snapshot.restore(worker, found)
+            differences = snapshot.restore(worker, found, restart_data=restart_data)
+            for line in differences if worker.place.comm.rank == 0 else ():
+                print(f"resuming {found.checkpoint.path}: {line}", flush=True)
             return found.checkpoint.path
 
         return self._each(restore)[0]

@@ -16,7 +16,7 @@ import numpy as np
 from mpitrain.arrays import Arrays, float_dtype, to_host
 from mpitrain.autograd import Context
 from mpitrain.comm import Place, ProgressThread, choose_progress
-from mpitrain.data import Dataset, Sampler
+from mpitrain.data import Dataset, Sampler, identity
 from mpitrain.feed import Batch, Feed
 from mpitrain.gradients import choose_summing
 from mpitrain.holding import Holding
@@ -67,7 +67,7 @@ class Worker:
         settings.check(model, place.layout, optimizer)
         self.place, self.model, self.data, self.settings, self.arrays = place, model, data, settings, arrays
         self.optimizer, self.dtype = optimizer, float_dtype(settings.dtype)
-        self.sampler = Sampler(len(data), settings.seed)
+        self.identity, self.sampler = identity(data), Sampler(len(data), settings.seed)
         self.position = self.sampler.start()
         #: Called around each action, to name one that never returns.
         self.watch: Watch = nullcontext

@@ -3,6 +3,7 @@
 from mpitrain.data.cifar import cifar10_dataset
 from mpitrain.data.dataset import ArrayDataset, Dataset, Subset
 from mpitrain.data.digits import digits
+from mpitrain.data.identity import Identity, identity, sample_digests
 from mpitrain.data.idx import idx_dataset, read_idx
 from mpitrain.data.loader import Loader
 from mpitrain.data.npy import map_npy, npy_dataset
@@ -16,6 +17,7 @@ from mpitrain.data.tokens import TokenDataset, check_vocab
 __all__ = [
     "ArrayDataset",
     "Dataset",
+    "Identity",
     "Loader",
     "Position",
     "Sampler",
@@ -26,6 +28,7 @@ __all__ = [
     "check_vocab",
     "cifar10_dataset",
     "digits",
+    "identity",
     "idx_dataset",
     "llmc_tokens",
     "map_npy",
@@ -34,6 +37,7 @@ __all__ = [
     "npy_tokens",
     "permute",
     "read_idx",
+    "sample_digests",
     "share",
     "share_jointly",
     "split",

@@ -7,18 +7,14 @@ ranks of the job together, so that either all raise, with the same words, or non
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
 from itertools import zip_longest
 
 import numpy as np
 
 from mpitrain.arrays import Array, namespace, row_tiles
 from mpitrain.comm import Communicator, Place, broadcast_text, gather_text, spans
-from mpitrain.data import Dataset
+from mpitrain.data import Dataset, sample_digests
 from mpitrain.nn import Model, Parameter
-
-#: Samples of a dataset that are compared, spread evenly: a text that differs anywhere is shifted from there on.
-_SAMPLES = 8
 
 
 def check_start(comm: Communicator, model: Model, datasets: Mapping[str, Dataset | None]) -> None:
@@ -85,20 +81,8 @@ def checksum(x: Array) -> int:
 
 def _samples(name: str, data: Dataset) -> list[str]:
     """How many samples there are, and what some of them are."""
-    numbers = np.unique(np.linspace(0, len(data) - 1, min(_SAMPLES, len(data)), dtype=np.int64))
-    inputs, targets = data.batch(numbers)
-    described = [
-        f"sample {number} of the {name} ({_digest(x, y)})" for number, x, y in zip(numbers, inputs, targets, strict=True)
-    ]
+    described = [f"sample {number} of the {name} ({digest})" for number, digest in sample_digests(data).items()]
     return [f"{len(data)} samples of {name}", *described]
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    digest = blake2b(digest_size=8)
-    for array in arrays:
-        digest.update(f"{array.shape} {array.dtype}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def _check(comm: Communicator, group: Communicator, lines: Sequence[str], advice: str, root: int = 0) -> None:
