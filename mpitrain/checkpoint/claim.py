@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mpitrain.checkpoint.agree import first_failure
 from mpitrain.checkpoint.owner import Lock
-from mpitrain.comm import Communicator, gather_text
+from mpitrain.comm import Communicator, broadcast_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +88,7 @@ def _on_first(comm: Communicator, folder: Path, choose: Callable[[], Claim]) -> 
         chosen = choose() if comm.rank == 0 else None
     except (OSError, ValueError) as error:
         failure = _sentence(folder, error)
-    path = folder.parent / gather_text(comm, chosen.path.name if chosen else folder.name)[0]
+    path = folder.parent / broadcast_text(comm, chosen.path.name if chosen else folder.name, 0)
     if (first := first_failure(comm, failure)) is None:
         first = first_failure(comm, _unwritable(path))
     if first is not None:

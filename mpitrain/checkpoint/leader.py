@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mpitrain.checkpoint.agree import first_failure
-from mpitrain.comm import Communicator, Reduction, gather_text
+from mpitrain.comm import Communicator, Reduction, broadcast_text
 
 
 def leads_disk(comm: Communicator, folder: Path) -> bool:
@@ -19,7 +19,7 @@ def leads_disk(comm: Communicator, folder: Path) -> bool:
 
     Collective; `OSError` on every rank, naming the first that failed, if one could not write there.
     """
-    mark = folder / f".disk-{gather_text(comm, uuid.uuid4().hex)[0]}"  # a new name, which no network file system remembers
+    mark = folder / f".disk-{broadcast_text(comm, uuid.uuid4().hex, 0)}"  # a new name, which no network file system remembers
     leader: int | None = None
     while True:
         without = np.array([comm.size if leader is not None else comm.rank])
