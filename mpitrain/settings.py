@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from typing import Annotated
 
 from mpitrain.arrays import float_dtype
-from mpitrain.comm import Layout
+from mpitrain.bounds import Count, Known, Limit, Positive, Within, check_fields
+from mpitrain.comm import Layout, progress_named
+from mpitrain.comm.allreduce import allreduce_named
 from mpitrain.data import check_batch
 from mpitrain.nn import Model, Parameter, Statistic
 from mpitrain.optim import Optimizer
@@ -32,40 +34,38 @@ class Settings:
 
     schedule: ScheduleFunction
     #: Microbatches that each pipeline runs in a step.
-    microbatches: int
+    microbatches: Count
     #: Samples in a step, over all replicas and microbatches.
-    batch: int
+    batch: Count
     seed: int = 0
-    dtype: str = "float32"
+    dtype: Annotated[str, Known(float_dtype)] = "float32"
     #: Largest norm of the mean gradient, or `None` for no clipping.
-    clip: float | None = None
+    clip: Limit | None = None
     #: Largest magnitude of an element of the mean gradient, after that; `None` for any.
-    clip_value: float | None = None
+    clip_value: Limit | None = None
     #: Whether gradients are summed over the replicas while backward still runs.
     overlap: bool = True
     #: Who moves those sums on meanwhile: a `"thread"`, the `"points"` between two ops, or `"auto"` by what cores are free.
-    progress: str = "auto"
+    progress: Annotated[str, Known(progress_named)] = "auto"
     #: How gradients are summed: an algorithm of `comm.allreduce`, or `"auto"` for the fastest by measurement.
-    allreduce: str = "auto"
+    allreduce: Annotated[str, Known(allreduce_named)] = "auto"
     #: Bytes of gradients in one message, in MiB; `None` for what follows from the same measurement.
-    bucket_mib: float | None = None
+    bucket_mib: Positive | None = None
     #: Whether batch norm's moments are the replicas' joint ones.
     sync_batch_norm: bool = False
     #: What the replicas share out (ZeRO): 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.
-    zero: int = 0
+    zero: Annotated[int, Within(least=0, most=3)] = 0
     #: Which layers make which stage: "parameters", "auto" (by measured time), or the number of layers of each.
-    stages: Stages = "parameters"
+    stages: Annotated[Stages, Known(check_stages)] = "parameters"
     #: With "auto" or a search for the schedule: most GiB that a rank may hold.
-    memory_gib: float | None = None
+    memory_gib: Positive | None = None
     #: How gradients are summed with fewer bytes, if they are.
     compression: Compressor | None = None
     #: Whether every layout of the same microbatches gives the same bits.
     reproducible: bool = False
 
     def __post_init__(self) -> None:
-        check_stages(self.stages)
-        if self.zero not in range(4):
-            raise ValueError(f"the ZeRO level is {self.zero}; expected 0 (nothing shared out), 1, 2 or 3")
+        check_fields(self)
         if self.memory_gib is not None and self.stages != "auto" and not isinstance(self.schedule, Search):
             raise ValueError(
                 f"memory_gib = {self.memory_gib:g} limits stages = auto and schedule = automatic, and stages = {self.stages} "

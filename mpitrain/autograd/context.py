@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from mpitrain.arrays import FLOATS
 from mpitrain.kernels.table import TWINS, Kernels
 
 
@@ -31,5 +34,7 @@ class Context:
     sample_weight: float = 1.0
     #: Global number of the sample in each row of the microbatch.
     samples: tuple[int, ...] = ()
+    #: The model's type, in which an op without weights computes with integers.
+    dtype: np.dtype = FLOATS["float32"]
     #: What ops compute with.
     kernels: Kernels = TWINS

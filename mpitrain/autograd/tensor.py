@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from mpitrain.arrays import Array, empty_beside, namespace
+from mpitrain.autograd import checks
 from mpitrain.autograd.context import Context
 
 
@@ -26,11 +29,17 @@ class Node:
 
 
 class Tensor:
-    """An array in a recorded computation, made by `op`, or a leaf of it."""
+    """An array in a recorded computation, made by `op`, or a leaf of it.
+
+    `ValueError` if its type is none that ops compute with, or if integers need a gradient.
+    """
 
     __slots__ = ("context", "data", "node")
 
     def __init__(self, data: Array, *, context: Context | None = None, needs_grad: bool = False, op: Op | None = None) -> None:
+        checks.array(data)
+        if needs_grad and not checks.is_real(data.dtype):
+            raise ValueError(f"a tensor of {data.dtype} needs a gradient; expected real numbers, which have one")
         self.data = data
         self.context = context or Context()
         self.node = Node(op, needs_grad)
@@ -66,7 +75,7 @@ class Tensor:
         return subtract(self, _as_tensor(other, self))
 
     def __rsub__(self, other: float) -> Tensor:
-        return -self + other
+        return _as_tensor(other, self) - self
 
     def __mul__(self, other: Tensor | float) -> Tensor:
         from mpitrain.autograd.ops.basic import multiply
@@ -196,8 +205,14 @@ class Op:
 
 
 def _as_tensor(x: Tensor | float, like: Tensor) -> Tensor:
-    """A number as a constant of `like`'s dtype and context."""
-    return x if isinstance(x, Tensor) else Tensor(namespace(like.data).asarray(x, like.data.dtype), context=like.context)
+    """A number as a constant in `like`'s context, and of its dtype; beside integers, a fraction is of the model's dtype."""
+    if isinstance(x, Tensor):
+        return x
+    dtype = like.data.dtype
+    if not checks.is_real(dtype):
+        fraction = checks.is_real(getattr(x, "dtype", None) or np.result_type(x))
+        dtype = like.context.dtype if fraction else np.result_type(dtype, getattr(x, "dtype", x))
+    return Tensor(namespace(like.data).asarray(x, dtype), context=like.context)
 
 
 def _target(weight: Weight) -> Array:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from mpitrain.bounds import Count, check_fields
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
@@ -20,18 +22,17 @@ class Layout:
     three ranks, and what crosses between the places is scattered and gathered on the way.
     """
 
-    dp: int | Sequence[int] = 1
-    pp: int = 1
+    dp: Count | Sequence[Count] = 1
+    pp: Count = 1
 
     def __post_init__(self) -> None:
-        given = (self.dp,) * self.pp if isinstance(self.dp, int) else tuple(self.dp)
-        if self.pp < 1 or len(given) != self.pp:
+        check_fields(self)
+        given = tuple(self.dp) if isinstance(self.dp, Sequence) else (int(self.dp),) * self.pp
+        if len(given) != self.pp:
             raise ValueError(
                 f"layout axis pp is {self.pp} and dp = {self.dp} gives the width of {len(given)} places of the pipeline; "
-                "expected pp of at least 1, and dp as one number for all of its places or as a list of one for each"
+                "expected dp as one number for all of its places, or as a list of one for each"
             )
-        if min(given) < 1:
-            raise ValueError(f"layout axis dp is {self.dp}; expected at least 1 rank along it")
         object.__setattr__(self, "dp", given[0] if len(set(given)) == 1 else given)
 
     @property

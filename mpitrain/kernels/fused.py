@@ -1,5 +1,7 @@
 """The compiled kernels: each chain of element-wise operations and sums over rows as one loop, for float32 on the host."""
 
+import numpy as np
+
 from mpitrain.kernels.activation import fused as activation
 from mpitrain.kernels.adam import fused as adam
 from mpitrain.kernels.attention import Parts
@@ -20,4 +22,5 @@ FUSED = Kernels(
     embedding_grad=embedding.embedding_grad,
     adam=adam.adam,
     sgd=sgd.sgd,
+    dtype=np.dtype(np.float32),
 )

@@ -42,6 +42,12 @@ class Kernels:
     embedding_grad: Callable[[Array, Array, Array], None] = embedding_grad
     adam: Callable[..., None] = adam
     sgd: Callable[..., None] = sgd
+    #: The only type that they compute with; `None` for any.
+    dtype: np.dtype | None = None
+
+    def taking(self, dtype: np.dtype) -> Kernels:
+        """These, or the twins for a type that they do not compute with."""
+        return self if self.dtype is None or self.dtype == dtype else TWINS
 
 
 TWINS = Kernels()

@@ -7,6 +7,7 @@ import numpy as np
 from mpitrain.arrays import namespace
 from mpitrain.autograd import Tensor
 from mpitrain.autograd.ops import attention, concatenate, getitem, reshape
+from mpitrain.bounds import Count, NotNegative, checked
 from mpitrain.nn.init import Initializer
 from mpitrain.nn.linear import Linear
 from mpitrain.nn.module import Module
@@ -30,18 +31,19 @@ class Attention(Module):
     included; longer sequences are refused.  `init` and `out_init` draw the two weights.
     """
 
+    @checked
     def __init__(
         self,
-        width: int,
-        heads: int,
+        width: Count,
+        heads: Count,
         *,
-        kv_heads: int | None = None,
-        head_dim: int | None = None,
+        kv_heads: Count | None = None,
+        head_dim: Count | None = None,
         bias: bool = True,
         out_bias: bool | None = None,
-        norm_eps: float | None = None,
+        norm_eps: NotNegative | None = None,
         rotary: Rotary | None = None,
-        window: int | None = None,
+        window: Count | None = None,
         init: Initializer | None = None,
         out_init: Initializer | None = None,
     ) -> None:

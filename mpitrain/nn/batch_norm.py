@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mpitrain.arrays import Array
 from mpitrain.autograd import Tensor, Weight, ops
+from mpitrain.bounds import Count, NotNegative, Part, checked
 from mpitrain.nn.init import ONES, ZEROS
 from mpitrain.nn.module import Module
 from mpitrain.nn.parameter import Parameter, Statistic
@@ -22,7 +23,8 @@ class BatchNorm2d(Module):
     Outside it the running moments serve: averages over the steps of what their microbatches saw, the variance unbiased.
     """
 
-    def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    @checked
+    def __init__(self, channels: Count, *, eps: NotNegative = 1e-5, momentum: Part = 0.1) -> None:
         self.eps = eps
         self.weight, self.bias = Parameter((channels,), ONES), Parameter((channels,), ZEROS)
         self.running_mean = Statistic((channels,), ZEROS, momentum=momentum)

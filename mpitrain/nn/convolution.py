@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mpitrain.autograd import Tensor, ops
+from mpitrain.bounds import Count, NotNegativeInt, checked
 from mpitrain.nn.init import ZEROS, Initializer, lecun_uniform
 from mpitrain.nn.module import Module
 from mpitrain.nn.parameter import Parameter
@@ -14,14 +15,15 @@ class Conv2d(Module):
     `init` draws the weight (by default uniform in ±1/sqrt(inputs size²)), the bias starts at zero.
     """
 
+    @checked
     def __init__(
         self,
-        inputs: int,
-        outputs: int,
-        size: int,
+        inputs: Count,
+        outputs: Count,
+        size: Count,
         *,
-        stride: int = 1,
-        padding: int = 0,
+        stride: Count = 1,
+        padding: NotNegativeInt = 0,
         bias: bool = True,
         init: Initializer | None = None,
     ) -> None:
@@ -31,10 +33,4 @@ class Conv2d(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inputs, h, w) to (n, outputs, (h + 2 padding - size) // stride + 1, the same of w)."""
-        inputs = self.weight.shape[1]
-        if len(x.shape) != 4 or x.shape[1] != inputs:
-            raise ValueError(
-                f"a convolution of {inputs} channels is given images of shape {tuple(x.shape)}; expected (n, {inputs}, h, w): "
-                "change the layer's channels, or the data's shape"
-            )
         return ops.convolution(x, self.weight, self.bias, stride=self.stride, padding=self.padding)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mpitrain.autograd import Tensor
 from mpitrain.autograd.ops import linear
+from mpitrain.bounds import Count, checked
 from mpitrain.nn.init import ZEROS, Initializer, lecun_uniform
 from mpitrain.nn.module import Module
 from mpitrain.nn.parameter import Parameter
@@ -16,10 +17,11 @@ class Linear(Module):
     shared with its owner: an embedding's table as the output layer ties the two.
     """
 
+    @checked
     def __init__(
         self,
-        inputs: int,
-        outputs: int,
+        inputs: Count,
+        outputs: Count,
         *,
         bias: bool = True,
         init: Initializer | None = None,
@@ -30,10 +32,4 @@ class Linear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., outputs); `ValueError` for another number of inputs."""
-        inputs = self.weight.shape[1]
-        if x.shape[-1] != inputs:
-            raise ValueError(
-                f"a linear layer of {inputs} inputs is given {x.shape[-1]} (shape {tuple(x.shape)}); expected as many as there "
-                "are: change the layer's size, or the data's"
-            )
         return linear(x, self.weight, self.bias)

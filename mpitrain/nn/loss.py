@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mpitrain.arrays import Array
 from mpitrain.autograd import Tensor, ops
+from mpitrain.bounds import Part, check_fields
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +18,10 @@ class CrossEntropy:
     """
 
     ignore_index: int = -100
-    label_smoothing: float = 0.0
+    label_smoothing: Part = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, y: Tensor, targets: Array) -> Tensor:
         """The sum over the counted targets, shape ()."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mpitrain.autograd import Tensor
 from mpitrain.autograd.ops import layer_norm, rms_norm
+from mpitrain.bounds import Count, NotNegative, checked
 from mpitrain.nn.init import ONES, ZEROS
 from mpitrain.nn.module import Module
 from mpitrain.nn.parameter import Parameter
@@ -12,7 +13,8 @@ from mpitrain.nn.parameter import Parameter
 class LayerNorm(Module):
     """Mean 0 and variance 1 over the last dim, then scale and shift (Ba et al. 2016)."""
 
-    def __init__(self, width: int, *, eps: float = 1e-5) -> None:
+    @checked
+    def __init__(self, width: Count, *, eps: NotNegative = 1e-5) -> None:
         self.weight = Parameter((width,), ONES)
         self.bias = Parameter((width,), ZEROS)
         self.eps = eps
@@ -25,7 +27,8 @@ class LayerNorm(Module):
 class RMSNorm(Module):
     """Mean square 1 over the last dim, then scale (Zhang and Sennrich 2019)."""
 
-    def __init__(self, width: int, *, eps: float = 1e-5) -> None:
+    @checked
+    def __init__(self, width: Count, *, eps: NotNegative = 1e-5) -> None:
         self.weight = Parameter((width,), ONES)
         self.eps = eps
 

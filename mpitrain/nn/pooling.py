@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from mpitrain.autograd import Tensor, ops
+from mpitrain.bounds import Count, NotNegativeInt, checked
 from mpitrain.nn.module import Module
 
 
 class MaxPool2d(Module):
     """The largest value in each window of `size` x `size`, `stride` (by default `size`) apart."""
 
-    def __init__(self, size: int, *, stride: int | None = None, padding: int = 0) -> None:
+    @checked
+    def __init__(self, size: Count, *, stride: Count | None = None, padding: NotNegativeInt = 0) -> None:
         self.window, self.stride, self.padding = size, stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
@@ -20,7 +22,8 @@ class MaxPool2d(Module):
 class AvgPool2d(Module):
     """The mean over each window of `size` x `size`, `stride` (by default `size`) apart; padding counts as zeros."""
 
-    def __init__(self, size: int, *, stride: int | None = None, padding: int = 0) -> None:
+    @checked
+    def __init__(self, size: Count, *, stride: Count | None = None, padding: NotNegativeInt = 0) -> None:
         self.window, self.stride, self.padding = size, stride, padding
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mpitrain.bounds import Count, check_fields
 from mpitrain.comm import Place
 from mpitrain.observe.clock import offset_to_first
 from mpitrain.program import Action, Kind, Measured
@@ -45,8 +46,11 @@ class Tracing:
     """Which steps a run records, and where: step `first`, every `every`-th, and the last."""
 
     folder: Path
-    first: int = 2
-    every: int | None = None
+    first: Count = 2
+    every: Count | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def due(self, step: int, last: int) -> bool:
         """Whether `step` of a run that ends with step `last` is recorded."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from mpitrain.arrays import Array
+from mpitrain.bounds import NotNegative, Positive, Rate, check_fields
 from mpitrain.kernels.lamb import lamb
 from mpitrain.kernels.lars import lars
 from mpitrain.kernels.table import TWINS, Kernels
@@ -27,8 +28,11 @@ class Group:
     """Settings for the parameters in whose name the regular expression `match` is found."""
 
     match: str
-    lr_scale: float = 1.0
-    weight_decay: float | None = None
+    lr_scale: NotNegative = 1.0
+    weight_decay: NotNegative | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,12 +41,16 @@ class Optimizer:
 
     A step's learning rate is `lr` times `schedule`'s factor, times the `lr_scale` of the first of `groups` that matches the
     parameter.  Weight decay is that group's, or `weight_decay` for parameters that decay (`Parameter.decays`) and 0 for others.
+    `ValueError` for settings that no training can mean.
     """
 
-    lr: float
+    lr: NotNegative
     schedule: LearningRate = CONSTANT
     groups: tuple[Group, ...] = ()
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def needs_whole_weights(self) -> bool:
@@ -76,7 +84,7 @@ class Optimizer:
 class SGD(Optimizer):
     """Gradient descent with momentum; weight decay is added to the gradient."""
 
-    momentum: float = 0.0
+    momentum: Rate = 0.0
     nesterov: bool = False
 
     @property
@@ -97,8 +105,8 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """Adam (Kingma and Ba 2015); weight decay is added to the gradient."""
 
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
+    betas: tuple[Rate, Rate] = (0.9, 0.999)
+    eps: Positive = 1e-8
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -118,9 +126,9 @@ class Adam(Optimizer):
 class AdamW(Optimizer):
     """Adam with weight decay apart from the gradient (Loshchilov and Hutter 2019)."""
 
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.01
+    betas: tuple[Rate, Rate] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    weight_decay: NotNegative = 0.01
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -143,9 +151,9 @@ class LAMB(Optimizer):
     Vectors (biases, norms) take AdamW's step, as in the authors' code, unless `adapt_vectors`.
     """
 
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-6
-    weight_decay: float = 0.01
+    betas: tuple[Rate, Rate] = (0.9, 0.999)
+    eps: Positive = 1e-6
+    weight_decay: NotNegative = 0.01
     adapt_vectors: bool = False
 
     @property
@@ -176,8 +184,8 @@ class LARS(Optimizer):
     `adapt_vectors`: their norms are small and say little.  Weight decay applies to the weights that decay.
     """
 
-    momentum: float = 0.9
-    trust: float = 0.001
+    momentum: Rate = 0.9
+    trust: Positive = 0.001
     adapt_vectors: bool = False
 
     @property

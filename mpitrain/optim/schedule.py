@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from mpitrain.bounds import Count, NotNegativeInt, Part, check_fields
+
 
 class LearningRate(Protocol):
     """Anything that gives a factor for a step."""
@@ -23,7 +25,10 @@ class LearningRate(Protocol):
 class Constant:
     """1 after the warm-up."""
 
-    warmup: int = 0
+    warmup: NotNegativeInt = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, step: int) -> float:
         """See `LearningRate`."""
@@ -34,9 +39,12 @@ class Constant:
 class Linear:
     """From 1 after the warm-up in a straight line to `final` at step `steps`, and `final` from there on."""
 
-    steps: int
-    warmup: int = 0
-    final: float = 0.0
+    steps: Count
+    warmup: NotNegativeInt = 0
+    final: Part = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, step: int) -> float:
         """See `LearningRate`."""
@@ -48,9 +56,12 @@ class Linear:
 class Cosine:
     """From 1 after the warm-up along half a cosine to `final` at step `steps` (Loshchilov and Hutter 2017, equation 5)."""
 
-    steps: int
-    warmup: int = 0
-    final: float = 0.0
+    steps: Count
+    warmup: NotNegativeInt = 0
+    final: Part = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, step: int) -> float:
         """See `LearningRate`."""
@@ -65,10 +76,13 @@ class WSD:
     1 after the warm-up, then over the last `decay` of `steps` in a straight line (the paper leaves the form open) to `final`.
     """
 
-    steps: int
-    decay: int
-    warmup: int = 0
-    final: float = 0.0
+    steps: Count
+    decay: Count
+    warmup: NotNegativeInt = 0
+    final: Part = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, step: int) -> float:
         """See `LearningRate`."""

@@ -17,7 +17,7 @@ from mpitrain.arrays import Array, Arrays
 from mpitrain.autograd import Context, Tensor, WeightWork, backward, run_weights
 from mpitrain.autograd.saved import saved_bytes
 from mpitrain.comm.communicator import Communicator
-from mpitrain.kernels.table import Kernels, kernels_for
+from mpitrain.kernels.table import kernels_for
 from mpitrain.nn import Model, Module
 from mpitrain.nn.likeness import likeness
 
@@ -59,6 +59,7 @@ def profile_layers(
     same time, as in training.  Collective.
     """
     known: dict[Hashable, _Found] = {}
+    context = Context(samples=tuple(range(len(inputs))), kernels=kernels_for(arrays, dtype), dtype=dtype)
     x: tuple[Array, ...] = (arrays.asarray(inputs, dtype if inputs.dtype.kind == "f" else None),)
     times, sizes = [], []
     for i in range(len(model.layers)):
@@ -68,7 +69,7 @@ def profile_layers(
         if key not in known:
             stage.materialize(arrays, dtype)
             loss = partial(_loss, model, arrays.asarray(targets)) if ends else None
-            run = partial(_run, stage, x, loss, arrays, kernels_for(arrays, dtype), first=i == 0)
+            run = partial(_run, stage, x, loss, arrays, context, first=i == 0)
             run()
             known[key] = min((run() for _ in range(repeats)), key=lambda found: sum(found[0]))
         seconds, saved, x = known[key]
@@ -91,12 +92,11 @@ def _run(
     x: tuple[Array, ...],
     loss: Callable[[Tensor], Tensor] | None,
     arrays: Arrays,
-    kernels: Kernels,
+    context: Context,
     *,
     first: bool,
 ) -> _Found:
     """A layer's forward and backward on `x`, with the `loss` of what it gives if there is one."""
-    context = Context(samples=tuple(range(len(x[0]))), kernels=kernels)
     arrays.synchronize()
     begin = time.perf_counter()
     inputs = [Tensor(part, context=context, needs_grad=not first and _is_real(part)) for part in x]

@@ -58,7 +58,7 @@ class Compute:
 
     def begin(self, microbatches: Sequence[Microbatch], context: Context) -> None:
         """Start a program over `microbatches` in `context`; forget what a program before it left."""
-        self.microbatches, self.context = microbatches, replace(context, kernels=self.kernels)
+        self.microbatches, self.context = microbatches, replace(context, kernels=self.kernels, dtype=self.dtype)
         self.contexts = [replace(self.context, samples=microbatch.samples) for microbatch in microbatches]
         for left in (self.live, self.put_off, self.losses, self.outputs, self.mail.inputs, self.mail.grads):
             left.clear()
@@ -84,9 +84,9 @@ class Compute:
             self.outputs[i] = y.data
         else:
             targets = self.arrays.asarray(microbatch.targets)
+            logits, y = y, self.loss(y, targets)
             if not context.record and isinstance(self.loss, Classification):
-                self.correct += float(to_host(self.loss.correct(y, targets)))
-            y = self.loss(y, targets)
+                self.correct += float(to_host(self.loss.correct(logits, targets)))
             self.losses.append(y.data)
             self.count += self.loss.count(microbatch.targets)
             if context.record:

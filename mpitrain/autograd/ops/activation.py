@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mpitrain.arrays import Array, empty_beside, namespace
+from mpitrain.autograd import checks
 from mpitrain.autograd.tensor import Op, Tensor
 from mpitrain.kernels import activation as kernels
 from mpitrain.kernels.table import Activation
@@ -20,7 +21,7 @@ def silu(x: Tensor) -> Tensor:
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU by the tanh approximation, as in GPT-2."""
-    return _Activation(x.context.kernels.gelu_tanh)(x)
+    return _Activation(x.context.kernels.taking(x.data.dtype).gelu_tanh)(x)
 
 
 def gelu_erf(x: Tensor) -> Tensor:
@@ -40,6 +41,7 @@ class _Activation(Op):
         self.kernel = kernel
 
     def forward(self, x: Array) -> Array:
+        x = checks.real(x, self.context.dtype)
         y, self.slope = self.kernel(x, slope=self.context.record and self.wanted[0])
         return y
 
@@ -50,6 +52,9 @@ class _Activation(Op):
 
 class _SwiGLU(Op):
     def forward(self, x: Array) -> Array:
+        if not x.ndim or x.shape[-1] % 2:
+            raise ValueError(f"swiglu is given shape {tuple(x.shape)}; expected a last dim of even size, half gate and half up")
+        x = checks.real(x, self.context.dtype)
         y, self.slope = kernels.swiglu(x, slope=self.context.record and self.wanted[0])
         return y
 

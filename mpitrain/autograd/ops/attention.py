@@ -7,12 +7,15 @@ queries of all heads, then the keys, then the values, (k*g + k + k) * d numbers;
 from __future__ import annotations
 
 from mpitrain.arrays import Array, empty_beside
+from mpitrain.autograd import checks
 from mpitrain.autograd.tensor import Op, Tensor
+from mpitrain.bounds import Count, checked
 from mpitrain.kernels import attention as kernels
 from mpitrain.kernels.rope import rotate
 
 
-def attention(qkv: Tensor, *, heads: int, kv_heads: int, rope: tuple[Array, Array] | None = None) -> Tensor:
+@checked
+def attention(qkv: Tensor, *, heads: Count, kv_heads: Count, rope: tuple[Array, Array] | None = None) -> Tensor:
     """softmax(q kᵀ / sqrt(d), causal) v (Vaswani et al. 2017, section 3.2), shape (b, t, heads * d).
 
     With `rope`, the tables of `rope_tables`, queries and keys are turned by their positions first.
@@ -25,8 +28,21 @@ class _Attention(Op):
         self.heads, self.kv_heads, self.rope = heads, kv_heads, rope
 
     def forward(self, qkv: Array) -> Array:
+        heads = self.heads + 2 * self.kv_heads
+        if self.heads % self.kv_heads or qkv.ndim != 3 or not qkv.shape[2] or qkv.shape[2] % heads:
+            raise ValueError(
+                f"attention of {self.heads} heads and {self.kv_heads} key/value heads is given shape {tuple(qkv.shape)}; "
+                f"expected key/value heads that divide heads, and (batch, time, a multiple of {heads})"
+            )
         b, t, packed = qkv.shape
-        self.head_dim = packed // (self.heads + 2 * self.kv_heads)
+        self.head_dim = packed // heads
+        if self.rope is not None and any(x.shape != (t, 1, self.head_dim / 2) for x in self.rope):
+            raise ValueError(
+                f"rotary tables have shapes {[tuple(x.shape) for x in self.rope]}; expected ({t}, 1, {self.head_dim} / 2) for "
+                f"{t} positions and heads of an even width"
+            )
+        qkv = checks.real(qkv, self.context.dtype)
+        self.parts = self.context.kernels.taking(qkv.dtype).attention
         turned = self.heads + self.kv_heads  # queries and keys, the heads that RoPE turns
         qkv = qkv.reshape(b, t, -1, self.head_dim)
         qk, v = qkv[:, :, :turned], qkv[:, :, turned:]
@@ -35,7 +51,7 @@ class _Attention(Op):
             rotate(plain, *self.rope, out=qk)
         self.q, self.k, self.v = self._grouped(qk[:, :, : self.heads]), self._grouped(qk[:, :, self.heads :]), self._grouped(v)
         y = empty_beside(qkv, (b, t, self.heads, self.head_dim))
-        self.p = kernels.attention(self.q, self.k, self.v, out=self._grouped(y), parts=self.context.kernels.attention)
+        self.p = kernels.attention(self.q, self.k, self.v, out=self._grouped(y), parts=self.parts)
         return y.reshape(b, t, -1)
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
@@ -45,8 +61,9 @@ class _Attention(Op):
         d_qk, dv = d_qkv[:, :, :turned], d_qkv[:, :, turned:]
         d_turned = d_qk if self.rope is None else empty_beside(d_qk)
         grads = self._grouped(d_turned[:, :, :heads]), self._grouped(d_turned[:, :, heads:]), self._grouped(dv)
-        parts = self.context.kernels.attention
-        kernels.attention_grad(self._grouped(dy.reshape(b, t, heads, d)), self.p, self.q, self.k, self.v, *grads, parts=parts)
+        kernels.attention_grad(
+            self._grouped(dy.reshape(b, t, heads, d)), self.p, self.q, self.k, self.v, *grads, parts=self.parts
+        )
         if self.rope is not None:
             rotate(d_turned, *self.rope, out=d_qk, inverse=True)
         return (d_qkv.reshape(b, t, -1),)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mpitrain.arrays import Array, empty_beside, namespace
+from mpitrain.autograd import checks
 from mpitrain.autograd.tensor import Op, Tensor, Weight
 
 
@@ -85,7 +86,9 @@ def getitem(x: Tensor, key: Any) -> Tensor:
 
 
 def concatenate(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """The parts joined along `dim`."""
+    """The parts joined along `dim`.  `ValueError` if there are none, or their other dims differ."""
+    if not parts:
+        raise ValueError("nothing is given to concatenate; expected at least one tensor")
     return _Concatenate(dim)(*parts)
 
 
@@ -111,6 +114,7 @@ class _Pair(Op):
         return tuple(_summed(part, shape) if wanted else None for part, shape, wanted in parts)
 
     def forward(self, x: Array, y: Array) -> Array:
+        x, y = checks.promoted(x, y)
         self.shapes = x.shape, y.shape
         return self.apply(x, y)
 
@@ -150,8 +154,8 @@ class _Multiply(_Pair):
 
 class _Divide(_Pair):
     def apply(self, x: Array, y: Array) -> Array:
-        self.x, self.y = x, y
-        return x / y
+        self.x, self.y = (checks.real(part, self.context.dtype) for part in (x, y))
+        return self.x / self.y
 
     def grads(self, dy: Array) -> tuple[Array, Array]:
         dx = dy / self.y
@@ -160,9 +164,13 @@ class _Divide(_Pair):
 
 class _Matmul(Op):
     def forward(self, x: Array, y: Array) -> Array:
-        assert min(x.ndim, y.ndim) > 1, "matmul takes matrices, or stacks of them"
-        self.x, self.y = x, y
-        return namespace(x).matmul(x, y)
+        if min(x.ndim, y.ndim) < 2 or x.shape[-1] != y.shape[-2]:
+            raise ValueError(
+                f"matmul is given shapes {tuple(x.shape)} and {tuple(y.shape)}; expected (..., n, k) and (..., k, m), at least "
+                "2-D: reshape a vector to a matrix of one row or column"
+            )
+        self.x, self.y = checks.promoted(x, y)
+        return namespace(x).matmul(self.x, self.y)
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
         xp, x, y = namespace(dy), self.x, self.y
@@ -211,6 +219,7 @@ class _Sum(Op):
         self.mean = mean
 
     def forward(self, x: Array) -> Array:
+        x = checks.real(x, self.context.dtype) if self.mean else x
         self.before = x.shape
         dims = range(x.ndim) if self.dims is None else [d % x.ndim for d in self.dims]
         self.kept = tuple(1 if i in dims else n for i, n in enumerate(x.shape))
@@ -226,7 +235,7 @@ class _Sum(Op):
 
 class _Exp(Op):
     def forward(self, x: Array) -> Array:
-        self.y = namespace(x).exp(x)
+        self.y = namespace(x).exp(checks.real(x, self.context.dtype))
         return self.y
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
@@ -235,8 +244,8 @@ class _Exp(Op):
 
 class _Log(Op):
     def forward(self, x: Array) -> Array:
-        self.x = x
-        return namespace(x).log(x)
+        self.x = checks.real(x, self.context.dtype)
+        return namespace(x).log(self.x)
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
         return (dy / self.x,)
@@ -244,7 +253,7 @@ class _Log(Op):
 
 class _Tanh(Op):
     def forward(self, x: Array) -> Array:
-        self.y = namespace(x).tanh(x)
+        self.y = namespace(x).tanh(checks.real(x, self.context.dtype))
         return self.y
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:

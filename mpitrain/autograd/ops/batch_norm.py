@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from mpitrain.arrays import Array
+from mpitrain.autograd import checks
 from mpitrain.autograd.tensor import Op, Tensor, Weight
+from mpitrain.bounds import NotNegative, checked
 from mpitrain.kernels import batch_norm as kernels
 from mpitrain.kernels import convolution
 
@@ -11,8 +13,9 @@ from mpitrain.kernels import convolution
 Moments = tuple[Array, Array]
 
 
+@checked
 def batch_norm(
-    x: Tensor, weight: Weight, bias: Weight, *, eps: float, moments: Moments | None = None
+    x: Tensor, weight: Weight, bias: Weight, *, eps: NotNegative, moments: Moments | None = None
 ) -> tuple[Tensor, Moments]:
     """Normalise x channel by channel, scale and shift it; also returns the moments that it was normalised with.
 
@@ -27,6 +30,9 @@ class _BatchNorm(Op):
         self.eps, self.given = eps, moments
 
     def forward(self, x: Array, weight: Array, bias: Array) -> Array:
+        checks.images("a batch norm", x, len(weight))
+        checks.vectors("a batch norm", len(weight), weight, bias, *(self.given or ()))
+        x = checks.like_weight("a batch norm", x, weight)
         self.moments = self.given or kernels.moments(x)
         y, self.x_hat, self.inverse = kernels.batch_norm(x, weight, bias, *self.moments, self.eps)
         return y

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from mpitrain.arrays import Array
+from mpitrain.autograd import checks
 from mpitrain.autograd.tensor import Op, Tensor, Weight
+from mpitrain.bounds import Count, NotNegativeInt, checked
 from mpitrain.kernels import convolution as kernels
 
 
-def convolution(x: Tensor, weight: Weight, bias: Weight | None = None, *, stride: int = 1, padding: int = 0) -> Tensor:
+@checked
+def convolution(
+    x: Tensor, weight: Weight, bias: Weight | None = None, *, stride: Count = 1, padding: NotNegativeInt = 0
+) -> Tensor:
     """Cross-correlation of x (n, c, h, w) with weight (o, c, a, b), plus a bias (o,).
 
     The output is (n, o, (h + 2 padding - a) // stride + 1, the same of w and b).  `ValueError` if the window does not fit.
@@ -20,9 +25,12 @@ class _Convolution(Op):
         self.stride, self.padding = stride, padding
 
     def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
-        *_, height, width = weight.shape
+        outputs, inputs, height, width = weight.shape
+        checks.images("a convolution", x, inputs)
+        if bias is not None:
+            checks.vectors("a convolution", outputs, bias)
+        self.x = x = checks.like_weight("a convolution", x, weight)
         self.windows = kernels.Windows(height=height, width=width, stride=self.stride, padding=self.padding)
-        self.x = x
         return kernels.convolution(x, weight, bias, self.windows)
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:

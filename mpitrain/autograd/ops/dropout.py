@@ -7,10 +7,13 @@ import math
 import numpy as np
 
 from mpitrain.arrays import Array, Stream, namespace
+from mpitrain.autograd import checks
 from mpitrain.autograd.tensor import Op, Tensor
+from mpitrain.bounds import Rate, checked
 
 
-def dropout(x: Tensor, rate: float, *, name: str) -> Tensor:
+@checked
+def dropout(x: Tensor, rate: Rate, *, name: str) -> Tensor:
     """Zero each element of x with probability `rate` and scale the others by 1 / (1 - rate) (Srivastava et al. 2014).
 
     Element j (row-major) of sample s is drawn from word s * (elements a sample) + j of the stream (context.seed, name), where s
@@ -26,6 +29,7 @@ class _Dropout(Op):
         self.rate, self.name = rate, name
 
     def forward(self, x: Array) -> Array:
+        x = checks.real(x, self.context.dtype)
         xp, samples = namespace(x), self.context.samples
         if len(samples) != len(x):
             raise ValueError(

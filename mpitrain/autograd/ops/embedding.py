@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mpitrain.arrays import Array
+from mpitrain.autograd import checks
 from mpitrain.autograd.tensor import Op, Tensor, Weight
 from mpitrain.kernels import embedding as kernels
 
@@ -20,13 +21,14 @@ class _Embedding(Op):
         self.padding = padding
 
     def forward(self, ids: Array, table: Array) -> Array:
-        self.ids = ids
+        checks.labels("token", ids, len(table), wait=self.context.check)
+        self.ids, self.kernels = ids, self.context.kernels.taking(table.dtype)
         return kernels.embedding(table, ids)
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
         return (None,)
 
     def weight_grad(self, dy: Array, *out: Array) -> None:
-        self.context.kernels.embedding_grad(dy, self.ids, out[0])
+        self.kernels.embedding_grad(dy, self.ids, out[0])
         if self.padding is not None:
             out[0][self.padding] = 0

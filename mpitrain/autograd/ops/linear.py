@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mpitrain.arrays import Array
+from mpitrain.autograd import checks
 from mpitrain.autograd.tensor import Op, Tensor, Weight
 from mpitrain.kernels import linear as kernels
 
@@ -14,7 +15,11 @@ def linear(x: Tensor, weight: Weight, bias: Weight | None = None) -> Tensor:
 
 class _Linear(Op):
     def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
-        self.x = x
+        outputs, inputs = weight.shape
+        checks.last_dim("a linear layer", x, inputs)
+        if bias is not None:
+            checks.vectors("a linear layer", outputs, bias)
+        self.x = x = checks.like_weight("a linear layer", x, weight)
         return kernels.linear(x, weight, bias)
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from mpitrain.arrays import Array
+from mpitrain.autograd import checks
 from mpitrain.autograd.tensor import Op, Tensor, Weight
+from mpitrain.bounds import NotNegative, checked
 from mpitrain.kernels import norm
 
 
-def layer_norm(x: Tensor, weight: Weight, bias: Weight, *, eps: float) -> Tensor:
+@checked
+def layer_norm(x: Tensor, weight: Weight, bias: Weight, *, eps: NotNegative) -> Tensor:
     """Rows of mean 0 and variance 1, scaled and shifted (Ba et al. 2016)."""
     return _LayerNorm(eps)(x, weights=(weight, bias))
 
 
-def rms_norm(x: Tensor, weight: Weight, *, eps: float) -> Tensor:
+@checked
+def rms_norm(x: Tensor, weight: Weight, *, eps: NotNegative) -> Tensor:
     """Rows of mean square 1, scaled (Zhang and Sennrich 2019)."""
     return _RMSNorm(eps)(x, weights=(weight,))
 
@@ -22,14 +26,16 @@ class _LayerNorm(Op):
         self.eps = eps
 
     def forward(self, x: Array, weight: Array, bias: Array) -> Array:
-        y, self.x_hat, self.inverse = self.context.kernels.layer_norm(x, weight, bias, self.eps)
+        x = _checked("a layer norm", x, weight, bias)
+        self.kernels = self.context.kernels.taking(x.dtype)
+        y, self.x_hat, self.inverse = self.kernels.layer_norm(x, weight, bias, self.eps)
         return y
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
-        return (self.context.kernels.layer_norm_grad(dy, self.x_hat, self.inverse, self.weights[0].data),)
+        return (self.kernels.layer_norm_grad(dy, self.x_hat, self.inverse, self.weights[0].data),)
 
     def weight_grad(self, dy: Array, *out: Array) -> None:
-        self.context.kernels.scale_shift_grad(dy, self.x_hat, *out)
+        self.kernels.scale_shift_grad(dy, self.x_hat, *out)
 
 
 class _RMSNorm(Op):
@@ -37,6 +43,7 @@ class _RMSNorm(Op):
         self.eps = eps
 
     def forward(self, x: Array, weight: Array) -> Array:
+        x = _checked("an RMS norm", x, weight)
         y, self.x_hat, self.inverse = norm.rms_norm(x, weight, self.eps)
         return y
 
@@ -45,3 +52,10 @@ class _RMSNorm(Op):
 
     def weight_grad(self, dy: Array, *out: Array) -> None:
         norm.scale_grad(dy, self.x_hat, out[0])
+
+
+def _checked(what: str, x: Array, *weights: Array) -> Array:
+    """`x` in the type of the weights, which are vectors as long as its last dim."""
+    checks.last_dim(what, x, weights[0].size)
+    checks.vectors(what, weights[0].size, *weights)
+    return checks.like_weight(what, x, weights[0])

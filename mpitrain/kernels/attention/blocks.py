@@ -38,7 +38,7 @@ def attention(q: Array, k: Array, v: Array, out: Array, *, parts: Parts) -> Arra
     xp, t = namespace(q), q.shape[3]
     p = empty_beside(q, (*q.shape[:3], t, t))
     k_t = parts.turned(k, 1.0 / math.sqrt(q.shape[-1]))
-    for start, stop in _blocks(t):
+    for start, stop in _blocks(t) if p.size else ():
         rows = p[..., start:stop, :stop]
         xp.matmul(q[..., start:stop, :], k_t[..., :stop], out=rows)
         parts.softmax(p, start, stop)

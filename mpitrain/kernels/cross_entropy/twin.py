@@ -13,7 +13,8 @@ def cross_entropy(
 ) -> tuple[Array, Array | None]:
     """The sum over counted rows of (1 - s) * -log p[target] + s * mean(-log p), shape (), and its gradient if asked.
 
-    `logits` is (n, v), `targets` (n,) of integers; s is the label smoothing (Szegedy et al. 2016, section 7).
+    `logits` is (n, v), `targets` (n,) of integers; s is the label smoothing (Szegedy et al. 2016, section 7).  A target that
+    is neither a class nor ignored makes the loss NaN: a device can say no more without being waited for.
     """
     xp, v = namespace(logits), logits.shape[1]
     loss = xp.zeros((), logits.dtype)
@@ -21,7 +22,8 @@ def cross_entropy(
     for rows in row_tiles(logits):
         target = targets[rows]
         counted = target != ignore_index
-        index = xp.where(counted, target, 0)
+        known = (target >= 0) & (target < v)
+        index = xp.where(known, target, 0)
         every = xp.arange(len(index))
         z = xp.subtract(logits[rows], logits[rows].max(axis=1, keepdims=True), out=None if d_logits is None else d_logits[rows])
         losses = z[every, index] * (label_smoothing - 1.0)
@@ -30,6 +32,7 @@ def cross_entropy(
         xp.exp(z, out=z)
         total = z.sum(axis=1)
         losses += xp.log(total)
+        losses[counted & ~known] = xp.nan
         loss += xp.sum(losses * counted)
         if d_logits is not None:
             z *= (counted / total).astype(z.dtype)[:, None]

@@ -9,8 +9,12 @@ from mpitrain.arrays import Array, namespace
 
 
 def embedding(table: Array, ids: Array) -> Array:
-    """table[ids]: shape (*ids.shape, d) for a table of shape (v, d)."""
-    return namespace(table).take(table, ids, axis=0)
+    """table[ids]: shape (*ids.shape, d) for a table of shape (v, d); NaN for an id that is not in it."""
+    xp = namespace(table)
+    known = (ids >= 0) & (ids < len(table))
+    y = xp.take(table, xp.where(known, ids, 0), axis=0)
+    y[~known] = xp.nan
+    return y
 
 
 def embedding_grad(dy: Array, ids: Array, out: Array) -> None:

@@ -14,7 +14,7 @@ def max_pool(x: Array, windows: Windows) -> tuple[Array, Array]:
     xp, (n, c, h, w) = namespace(x), x.shape
     p, q = windows.counts(h, w)
     padded, y = _padded(x, windows, -xp.inf), xp.full((n, c, p, q), -xp.inf, x.dtype)
-    where = xp.zeros(y.shape, xp.int16)
+    where = xp.zeros(y.shape, xp.int16 if windows.height * windows.width < 1 << 15 else xp.int32)
     for place, (down, across) in enumerate(windows.places(p, q)):
         seen = padded[:, :, down, across]
         where[seen > y] = place

@@ -10,6 +10,7 @@ import math
 from mpitrain.arrays import namespace
 from mpitrain.autograd import Tensor, checkpoint
 from mpitrain.autograd.ops import add
+from mpitrain.bounds import Count, NotNegative, Rate, checked
 from mpitrain.nn.activation import GELU
 from mpitrain.nn.attention import Attention
 from mpitrain.nn.dropout import Dropout
@@ -33,18 +34,19 @@ class GPT(Model):
     after the embedding and before each residual sum.  `recompute` keeps only the blocks' inputs for backward.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        width: int,
-        depth: int,
-        heads: int,
-        vocab: int,
-        context: int,
-        dropout: float = 0.0,
-        mlp: int | None = None,
+        width: Count,
+        depth: Count,
+        heads: Count,
+        vocab: Count,
+        context: Count,
+        dropout: Rate = 0.0,
+        mlp: Count | None = None,
         tied: bool = True,
-        eps: float = 1e-5,
+        eps: NotNegative = 1e-5,
         recompute: bool = False,
     ) -> None:
         mlp = 4 * width if mlp is None else mlp

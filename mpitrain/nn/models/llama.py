@@ -13,6 +13,7 @@ from typing import Any
 
 from mpitrain.autograd import Tensor, checkpoint
 from mpitrain.autograd.ops import add
+from mpitrain.bounds import Count, NotNegative, Positive, checked
 from mpitrain.nn.activation import SwiGLU
 from mpitrain.nn.attention import Attention, head_width
 from mpitrain.nn.embedding import Embedding
@@ -39,27 +40,28 @@ class Llama(Model):
     for backward.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        width: int,
-        depth: int,
-        heads: int,
-        kv_heads: int | None = None,
-        head_dim: int | None = None,
-        vocab: int,
-        context: int,
-        mlp: int,
-        theta: float = 10000.0,
+        width: Count,
+        depth: Count,
+        heads: Count,
+        kv_heads: Count | None = None,
+        head_dim: Count | None = None,
+        vocab: Count,
+        context: Count,
+        mlp: Count,
+        theta: Positive = 10000.0,
         rope: Mapping[str, Any] | None = None,
-        window: int | None = None,
+        window: Count | None = None,
         qkv_bias: bool = False,
         out_bias: bool = False,
         mlp_bias: bool = False,
         qk_norm: bool = False,
         tied: bool = False,
         padding: int | None = None,
-        eps: float = 1e-5,
+        eps: NotNegative = 1e-5,
         recompute: bool = False,
     ) -> None:
         kv_heads = heads if kv_heads is None else kv_heads

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from mpitrain.bounds import Count, checked
 from mpitrain.nn.activation import ReLU
 from mpitrain.nn.init import he_normal
 from mpitrain.nn.linear import Linear
@@ -17,7 +18,8 @@ from mpitrain.nn.pooling import Flatten
 class MLP(Model):
     """Logits (n, sizes[-1]) of samples with sizes[0] values each, of any shape: linear layers with a ReLU between each two."""
 
-    def __init__(self, *, sizes: Sequence[int] = (64, 128, 10)) -> None:
+    @checked
+    def __init__(self, *, sizes: Sequence[Count] = (64, 128, 10)) -> None:
         layers: list[Module] = [Flatten()]
         for inputs, outputs in pairwise(sizes):
             layers += [Linear(inputs, outputs, init=he_normal(inputs)), ReLU()]

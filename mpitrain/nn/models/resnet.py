@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mpitrain.autograd import Tensor
+from mpitrain.bounds import Count, checked
 from mpitrain.nn.activation import ReLU
 from mpitrain.nn.batch_norm import BatchNorm2d
 from mpitrain.nn.convolution import Conv2d
@@ -26,7 +27,10 @@ class ResNet(Model):
     image.  The paper's ResNet-20 is depth (3, 3, 3), width 16.
     """
 
-    def __init__(self, *, depth: Sequence[int] = (2, 2, 2), width: int = 16, channels: int = 1, classes: int = 10) -> None:
+    @checked
+    def __init__(
+        self, *, depth: Sequence[Count] = (2, 2, 2), width: Count = 16, channels: Count = 1, classes: Count = 10
+    ) -> None:
         layers: list[Module] = [_convolution(channels, width, 3), BatchNorm2d(width), ReLU()]
         before = width
         for group, blocks in enumerate(depth):

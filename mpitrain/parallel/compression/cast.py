@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from mpitrain.arrays import float_dtype, namespace, sum_dtype
+from mpitrain.bounds import Known
 from mpitrain.comm import Collective, Peers
 from mpitrain.comm.allgather import allgather
 from mpitrain.comm.alltoall import alltoall
@@ -26,10 +28,7 @@ class Cast(Compressor):
     Micikevicius et al. 2018, "Mixed precision training", section 3.3 (sums in float32).
     """
 
-    dtype: str = "bfloat16"
-
-    def __post_init__(self) -> None:
-        float_dtype(self.dtype)
+    dtype: Annotated[str, Known(float_dtype)] = "bfloat16"
 
     def exchange(self, peers: Peers, pieces: Sequence[Piece], *, step: int, tag: int) -> Collective:
         """See the class."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mpitrain.arrays import Array, Stream, namespace
+from mpitrain.bounds import check_fields
 from mpitrain.comm import Collective, Peers
 from mpitrain.comm.allreduce import ring
 from mpitrain.nn import Parameter
@@ -54,6 +55,9 @@ class Piece:
 class Compressor:
     """What all compressors have.  Running statistics, such as batch norm's, are never compressed."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def takes(self, parameter: Parameter) -> bool:
         """Whether the parameter's gradient is compressed; by default every one's is."""
         return True
@@ -85,12 +89,6 @@ def deal(flat: Array, arrays: Sequence[Array]) -> None:
     for x in arrays:
         x[...] = flat[start : start + x.size].reshape(x.shape)
         start += x.size
-
-
-def check_density(density: float) -> None:
-    """`ValueError` unless `density` is a part of a whole."""
-    if not 0 < density <= 1:
-        raise ValueError(f"density is {density}; expected the part of the elements that is sent, in 0 < density <= 1")
 
 
 def count_of(size: int, density: float) -> int:

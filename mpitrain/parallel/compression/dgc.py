@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpitrain.arrays import Array, namespace, sum_dtype
+from mpitrain.bounds import Density, Limit, NotNegativeInt, Rate
 from mpitrain.comm import Collective, Peers
 from mpitrain.nn import Parameter
-from mpitrain.parallel.compression.compressor import Compressor, Held, Piece, Slot, check_density, count_of
+from mpitrain.parallel.compression.compressor import Compressor, Held, Piece, Slot, count_of
 from mpitrain.parallel.compression.sparse import largest, sum_sparse
 
 #: Stages of the warm-up; in stage i (the first is 0) a part of 4^-(i+1) is sent.
@@ -29,15 +30,10 @@ class DGC(Compressor):
     parameter's and not the model's, as in the authors' code, since parameters leave while others are still being computed.
     """
 
-    density: float = 0.001
-    momentum: float = 0.9
-    clip: float | None = None
-    warmup: int = 0
-
-    def __post_init__(self) -> None:
-        check_density(self.density)
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum is {self.momentum}; expected 0 <= momentum < 1")
+    density: Density = 0.001
+    momentum: Rate = 0.9
+    clip: Limit | None = None
+    warmup: NotNegativeInt = 0
 
     def slots(self, parameter: Parameter) -> tuple[Slot, ...]:
         """The momentum u and the velocity v."""

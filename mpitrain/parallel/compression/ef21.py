@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mpitrain.bounds import Density
 from mpitrain.comm import Collective, Peers
 from mpitrain.nn import Parameter
-from mpitrain.parallel.compression.compressor import Compressor, Held, Piece, Slot, check_density, count_of
+from mpitrain.parallel.compression.compressor import Compressor, Held, Piece, Slot, count_of
 from mpitrain.parallel.compression.sparse import largest, sum_sparse
 
 
@@ -24,10 +25,7 @@ class EF21(Compressor):
     feedback", algorithm 2.
     """
 
-    density: float = 0.01
-
-    def __post_init__(self) -> None:
-        check_density(self.density)
+    density: Density = 0.01
 
     def slots(self, parameter: Parameter) -> tuple[Slot, ...]:
         """The estimate h and the sum H."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpitrain.arrays import Stream, namespace, row_tiles
+from mpitrain.bounds import Count, NotNegativeInt
 from mpitrain.comm import Collective, Peers
 from mpitrain.nn import Parameter
 from mpitrain.parallel.compression.compressor import Compressor, Held, Piece, Slot, sum_dense
@@ -28,13 +29,9 @@ class PowerSGD(Compressor):
     hold where columns depend on each other.
     """
 
-    rank: int = 4
-    warmup: int = 0
+    rank: Count = 4
+    warmup: NotNegativeInt = 0
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank is {self.rank}; expected the number of columns of the factors, 1 or more")
 
     def takes(self, parameter: Parameter) -> bool:
         """Whether the factors are smaller than the gradient."""

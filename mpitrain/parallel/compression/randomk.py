@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpitrain.arrays import Array, Stream, namespace
+from mpitrain.bounds import Density
 from mpitrain.comm import Collective, Peers
 from mpitrain.data import permute
 from mpitrain.nn import Parameter
@@ -19,7 +20,6 @@ from mpitrain.parallel.compression.compressor import (
     Held,
     Piece,
     Slot,
-    check_density,
     count_of,
     sum_dense,
 )
@@ -35,12 +35,9 @@ class RandomK(Compressor):
     "Federated learning: strategies for improving communication efficiency", section 3.
     """
 
-    density: float = 0.01
+    density: Density = 0.01
     error_feedback: bool = True
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_density(self.density)
 
     def slots(self, parameter: Parameter) -> tuple[Slot, ...]:
         """The residual, if there is feedback."""

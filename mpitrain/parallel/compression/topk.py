@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mpitrain.bounds import Density
 from mpitrain.comm import Collective, Peers
 from mpitrain.nn import Parameter
-from mpitrain.parallel.compression.compressor import Compressor, Held, Piece, Slot, check_density, count_of
+from mpitrain.parallel.compression.compressor import Compressor, Held, Piece, Slot, count_of
 from mpitrain.parallel.compression.sparse import largest, sum_sparse
 
 
@@ -24,11 +25,8 @@ class TopK(Compressor):
     "Sparsified SGD with memory", section 2.
     """
 
-    density: float = 0.01
+    density: Density = 0.01
     error_feedback: bool = True
-
-    def __post_init__(self) -> None:
-        check_density(self.density)
 
     def slots(self, parameter: Parameter) -> tuple[Slot, ...]:
         """The residual, if there is feedback."""
