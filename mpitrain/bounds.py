@@ -72,10 +72,10 @@ class OutOfBoundsError(ValueError):
 
 def check(of: Callable[..., Any], **values: object) -> None:
     """`ValueError` for the first of `values` that the annotation of its name in `of`, a class or a function, does not allow."""
-    rules = rules_of(of)
+    forms = forms_of(of)
     for name, value in values.items():
-        if name in rules:
-            rules[name](name, value)
+        if name in forms:
+            forms[name].check(name, value)
 
 
 def check_fields(settings: Any) -> None:
@@ -89,26 +89,22 @@ def checked(function: F) -> F:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        for name, rule in rules_of(function).items():
+        for name, form in forms_of(function).items():
             if name in kwargs:
-                rule(name, kwargs[name])
+                form.check(name, kwargs[name])
             elif places[name] < len(args):
-                rule(name, args[places[name]])
+                form.check(name, args[places[name]])
         return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]
 
 
-#: What refuses a value, given what it is called.
-Rule = Callable[[str, Any], None]
-
-
 @functools.cache
-def rules_of(of: Callable[..., Any]) -> Mapping[str, Rule]:
-    """The rule of each argument of a class or a function, or each field of a class that has some, where there is one."""
+def forms_of(of: Callable[..., Any]) -> Mapping[str, Form]:
+    """The form of each argument of a class or a function, or each field of a class that has some, where there is one."""
     by_fields = is_dataclass(of) or hasattr(of, "model_fields") or not isinstance(of, type)
     forms = {name: _form(hint) for name, hint in _hints(of if by_fields else of.__init__).items() if name != "return"}
-    return {name: functools.partial(_refuse, form) for name, form in forms.items() if form is not None}
+    return {name: form for name, form in forms.items() if form is not None}
 
 
 def _hints(of: Any) -> dict[str, Any]:
@@ -120,25 +116,24 @@ def _hints(of: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Form:
-    """What a value has to be: `noun` says it, `allows` finds it; a list may be wrong in an item that is not `item`."""
+class Form:
+    """What a value has to be: `noun` says it, `allows` finds it; each item of a list has to be `item`."""
 
     noun: str
     allows: Callable[[Any], bool]
-    item: _Form | None = None
+    item: Form | None = None
+
+    def check(self, name: str, value: Any) -> None:
+        """`OutOfBoundsError` if the value that is called `name` is not of this form."""
+        if self.allows(value):
+            return
+        if self.item and _is_list(value):
+            for i, item in enumerate(value):
+                self.item.check(f"{name}.{i}", item)
+        raise OutOfBoundsError(name, value, self.noun)
 
 
-def _refuse(form: _Form, name: str, value: Any) -> None:
-    if form.allows(value):
-        return
-    if form.item and _is_list(value):
-        for i, item in enumerate(value):
-            if not form.item.allows(item):
-                raise OutOfBoundsError(f"{name}.{i}", item, form.item.noun)
-    raise OutOfBoundsError(name, value, form.noun)
-
-
-def _form(hint: Any) -> _Form | None:
+def _form(hint: Any) -> Form | None:
     """The form of what `hint` allows; `None` where that is left to others."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
@@ -150,14 +145,14 @@ def _form(hint: Any) -> _Form | None:
             return None
         allows = [form.allows for form in known]
         may_miss = NoneType in arguments
-        return _Form(
+        return Form(
             noun=", or ".join(form.noun for form in known),
             allows=lambda value: (may_miss and value is None) or any(allow(value) for allow in allows),
             item=next((form.item for form in known if form.item), None),
         )
     if origin in (tuple, Sequence) and (item := _form(arguments[0])):
         size = len(arguments) if origin is tuple and ... not in arguments else None
-        return _Form(
+        return Form(
             noun=f"a list{f' of {size}' if size else ''}, each {item.noun}",
             allows=lambda value: _is_list(value) and len(value) in (size, size or len(value)) and all(map(item.allows, value)),
             item=item,
@@ -165,18 +160,19 @@ def _form(hint: Any) -> _Form | None:
     return _FORMS.get(hint)
 
 
-def _bounded(hint: Any, metadata: Sequence[Any]) -> _Form | None:
+def _bounded(hint: Any, metadata: Sequence[Any]) -> Form | None:
     """The form of `hint` with the bounds, or the check, that stands in its metadata."""
     for part in metadata:
         if isinstance(part, Known):
-            return _Form(noun="", allows=_passing(part.check))
+            return Form(noun="", allows=_passing(part.check))
         if isinstance(part, Within):
-            return _Form(noun=_noun(hint, part), allows=_inside(_NUMBERS[hint], part))
+            return Form(noun=_noun(hint, part), allows=_inside(_NUMBERS[hint], part))
     return _form(hint)
 
 
 def _noun(hint: Any, bounds: Within) -> str:
-    return f"{_FORMS[hint].noun if bounds.finite else 'a number'} {bounds}"
+    open_ended = bounds.finite and math.isinf(min(bounds.most, bounds.below))
+    return f"{'an integer' if hint is int else 'a finite number' if open_ended else 'a number'} {bounds}"
 
 
 def _inside(is_number: Callable[[Any], bool], bounds: Within) -> Callable[[Any], bool]:
@@ -204,9 +200,9 @@ def _is_number(value: Any) -> bool:
 
 
 _NUMBERS: dict[Any, Callable[[Any], bool]] = {int: _is_integer, float: _is_number}
-_FORMS: dict[Any, _Form] = {
-    int: _Form(noun="an integer", allows=_is_integer),
-    float: _Form(noun="a finite number", allows=lambda value: _is_number(value) and math.isfinite(value)),
-    bool: _Form(noun="true or false", allows=lambda value: isinstance(value, (bool, np.bool_))),
-    str: _Form(noun="a text", allows=lambda value: isinstance(value, str)),
+_FORMS: dict[Any, Form] = {
+    int: Form(noun="an integer", allows=_is_integer),
+    float: Form(noun="a finite number", allows=lambda value: _is_number(value) and math.isfinite(value)),
+    bool: Form(noun="true or false", allows=lambda value: isinstance(value, (bool, np.bool_))),
+    str: Form(noun="a text", allows=lambda value: isinstance(value, str)),
 }

@@ -21,13 +21,6 @@ from mpitrain.parallel import Compressor, Kept, Stages, check_stages, kept_bytes
 from mpitrain.program import ScheduleFunction, Search
 
 
-def check_counts(**counts: object) -> None:
-    """`ValueError` if one of `counts` is not a whole number of 1 or more; `None` stands for none."""
-    for name, count in counts.items():
-        if count is not None and (not isinstance(count, Integral) or isinstance(count, bool) or count < 1):
-            raise ValueError(f"{name} = {count}; expected a whole number of 1 or more")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """How a job trains: the same on every rank."""

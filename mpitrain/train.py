@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from mpitrain import generate, selfcheck, snapshot
 from mpitrain.arrays import arithmetic, choose, keep_freed_pages
+from mpitrain.bounds import Count, NotNegative, NotNegativeInt, Positive, check, checked
 from mpitrain.checkpoint import Claim, claim, find, prune
 from mpitrain.comm import Communicator, Mesh, Watchdog
 from mpitrain.comm.launch import TERMINAL_VARIABLE
@@ -26,7 +27,7 @@ from mpitrain.optim import Optimizer
 from mpitrain.parallel import Compressor, Order, Placement, Stages, check_arithmetic, check_start, check_weights
 from mpitrain.program import Metrics, schedule_named
 from mpitrain.selfcheck import Difference
-from mpitrain.settings import Settings, check_counts
+from mpitrain.settings import Settings
 from mpitrain.worker import Worker
 
 T = TypeVar("T")
@@ -80,11 +81,11 @@ class Trainer:
         compression: Compressor | None = None,
         reproducible: bool = False,
         debug: bool = False,
-        check_every: int = 100,
+        check_every: Count = 100,
         arrays: str | None = None,
-        timeout_s: float = 600.0,
+        timeout_s: Positive = 600.0,
     ) -> None:
-        check_counts(check_every=check_every)
+        check(Trainer, debug=debug, check_every=check_every, timeout_s=timeout_s)  # the rest by `Settings`
         settings = Settings(
             schedule=schedule_named(schedule),
             microbatches=microbatches,
@@ -151,16 +152,17 @@ class Trainer:
         alone = len(self.workers) == self.mesh.world.size
         return alone and sys.stdout.isatty() if launched is None else launched == "1"
 
+    @checked
     def fit(
         self,
-        steps: int,
+        steps: NotNegativeInt,
         *,
         report: Callable[[StepReport], None] | None = None,
-        validate_every: int | None = None,
-        validation_batches: int | None = None,
+        validate_every: Count | None = None,
+        validation_batches: Count | None = None,
         folder: str | Path | Claim | None = None,
-        save_every: int | None = None,
-        keep: int = 2,
+        save_every: Count | None = None,
+        keep: Count = 2,
         trace: Tracing | None = None,
     ) -> list[Metrics]:
         """Train `steps` further steps; their metrics, the same on every rank.
@@ -171,13 +173,6 @@ class Trainer:
         there meanwhile (`ValueError` if one does), and a `Claim` stays its holder's.  `trace` says which steps'
         actions are recorded, and where.
         """
-        check_counts(
-            validate_every=validate_every,
-            validation_batches=validation_batches,
-            save_every=save_every,
-            keep=keep,
-            trace_every=trace.every if trace else None,
-        )
 
         def due(every: int | None, worker: Worker, last: int) -> bool:
             return worker.step == last or (every is not None and worker.step % every == 0)
@@ -240,7 +235,8 @@ class Trainer:
         """One sentence on where the time of the last `fit` went."""
         return self._each(lambda worker: self._spent[worker.place.comm.rank].line(worker.place.comm))[0]
 
-    def evaluate(self, data: Dataset | None = None, batches: int | None = None) -> Metrics:
+    @checked
+    def evaluate(self, data: Dataset | None = None, batches: Count | None = None) -> Metrics:
         """Mean loss, and accuracy where there are classes, over the first `batches` batches of `data`.
 
         By default over all the validation data.
@@ -250,7 +246,10 @@ class Trainer:
             raise ValueError("there is no data to evaluate on; pass a dataset, or give the Trainer one as `validation`")
         return self._each(lambda worker: worker.evaluate(dataset, batches))[0]
 
-    def generate(self, prompt: Sequence[int], tokens: int, *, temperature: float = 1.0, seed: int = 0) -> list[int]:
+    @checked
+    def generate(
+        self, prompt: Sequence[int], tokens: NotNegativeInt, *, temperature: NotNegative = 1.0, seed: int = 0
+    ) -> list[int]:
         """`prompt` and `tokens` more of a language model; see `mpitrain.generate`."""
         return self._each(lambda worker: generate.generate(worker, prompt, tokens, temperature=temperature, seed=seed))[0]
 
@@ -262,12 +261,12 @@ class Trainer:
         """`ValueError` on every rank if the replicas' weights are not the same to the last bit."""
         self._each(lambda worker: check_weights(worker.place, worker.holding.replicated, worker.holding.shared))
 
-    def save(self, folder: str | Path, *, keep: int = 2) -> Path:
+    @checked
+    def save(self, folder: str | Path, *, keep: Count = 2) -> Path:
         """Write a checkpoint `folder/step-N` and keep the newest `keep`; the path of the new one.
 
         `ValueError` if another job writes there.
         """
-        check_counts(keep=keep)
         with self._owning(folder) as owned:
             return self._each(lambda worker: self._save(worker, owned, keep))[0]
 

@@ -313,9 +313,9 @@ def test_what_does_not_fit_is_refused(attempt, says):
 @pytest.mark.parametrize("count", [0, -1, 2.5])
 def test_a_count_that_is_none_is_refused_before_anything_is_written(setting, count, tmp_path):
     job = trainer()
-    with pytest.raises(ValueError, match=f"{setting} = {count}; expected a whole number of 1 or more"):
+    with pytest.raises(ValueError, match=f"{setting} is {count}; expected an integer of at least 1"):
         job.fit(1, report=quiet, folder=tmp_path, **{setting: count})
-    with pytest.raises(ValueError, match="keep = 0"):
+    with pytest.raises(ValueError, match="keep is 0"):
         job.save(tmp_path, keep=0)
     assert (job.step, list(tmp_path.iterdir())) == (0, [])
 

@@ -112,7 +112,7 @@ def test_a_trace_has_the_pipelines_that_samples_pass(tmp_path):
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"layout axis pp is 3 and dp = \(2, 1\) gives the width of 2 places"):
         mt.Layout(dp=(2, 1), pp=3)
-    with pytest.raises(ValueError, match=r"layout axis dp is \(2, 0\); expected at least 1 rank"):
+    with pytest.raises(ValueError, match=r"dp\.1 is 0; expected an integer of at least 1"):
         mt.Layout(dp=(2, 0), pp=2)
     with pytest.raises(ValueError, match=r"reproducible = true and the layout dp=2\+1 x pp=2 do not go together"):
         trainer(mt.Layout(dp=(2, 1), pp=2), reproducible=True)

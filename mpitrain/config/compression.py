@@ -10,10 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mpitrain import parallel
-from mpitrain.config.section import Count, Positive, Section
-
-Density = Annotated[float, Field(gt=0, le=1)]
-Steps = Annotated[int, Field(ge=0)]
+from mpitrain.config.section import Section
 
 
 class NoCompressionSection(Section):
@@ -28,6 +25,7 @@ class NoCompressionSection(Section):
 class CastSection(Section):
     """A shorter type on the wire."""
 
+    describes = (parallel.Cast,)
     kind: Literal["cast"]
     dtype: Literal["float16", "bfloat16", "float32"] = "bfloat16"
     """What travels; sums are taken in float32."""
@@ -40,10 +38,11 @@ class CastSection(Section):
 class PowerSGDSection(Section):
     """Matrices as products of two thin ones."""
 
+    describes = (parallel.PowerSGD,)
     kind: Literal["powersgd"]
-    rank: Count = 4
+    rank: int = 4
     """Columns of the factors."""
-    warmup: Steps = 0
+    warmup: int = 0
     """Steps at the start in which nothing is compressed."""
     seed: int = 0
     """Key of the first factors."""
@@ -56,8 +55,9 @@ class PowerSGDSection(Section):
 class TopKSection(Section):
     """The largest elements."""
 
+    describes = (parallel.TopK,)
     kind: Literal["topk"]
-    density: Density = 0.01
+    density: float = 0.01
     """Part of the elements that is sent."""
     error_feedback: bool = True
     """Whether the others are kept for later."""
@@ -70,14 +70,15 @@ class TopKSection(Section):
 class DGCSection(Section):
     """The largest elements of each replica's own momentum; the optimizer should have none."""
 
+    describes = (parallel.DGC,)
     kind: Literal["dgc"]
-    density: Density = 0.001
+    density: float = 0.001
     """Part of the elements that is sent."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: float = 0.9
     """How much of the last step's direction stays."""
-    clip: Positive | None = None
+    clip: float | None = None
     """Largest norm of a parameter's gradient; by default there is none."""
-    warmup: Steps = 0
+    warmup: int = 0
     """Steps at the start in which more is sent, less and less."""
 
     def build(self) -> parallel.Compressor:
@@ -88,6 +89,7 @@ class DGCSection(Section):
 class SignSection(Section):
     """A bit for each element, by majority."""
 
+    describes = (parallel.Sign,)
     kind: Literal["sign"]
 
     def build(self) -> parallel.Compressor:
@@ -98,8 +100,9 @@ class SignSection(Section):
 class RandomKSection(Section):
     """Elements that all replicas draw alike."""
 
+    describes = (parallel.RandomK,)
     kind: Literal["randomk"]
-    density: Density = 0.01
+    density: float = 0.01
     """Part of the elements that is sent."""
     error_feedback: bool = True
     """Whether the others are kept for later."""
@@ -114,8 +117,9 @@ class RandomKSection(Section):
 class EF21Section(Section):
     """The largest differences from what the others know."""
 
+    describes = (parallel.EF21,)
     kind: Literal["ef21"]
-    density: Density = 0.01
+    density: float = 0.01
     """Part of the elements that is sent."""
 
     def build(self) -> parallel.Compressor:

@@ -8,25 +8,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from annotated_types import Ge, Le
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from mpitrain.arrays import float_dtype
-from mpitrain.comm import progress_named
-from mpitrain.comm.allreduce import allreduce_named
+from mpitrain.bounds import Count, NotNegative
+from mpitrain.comm import Layout
 from mpitrain.config.compression import CompressionSection, NoCompressionSection
 from mpitrain.config.data import DataSection
 from mpitrain.config.model import ModelSection
 from mpitrain.config.optimizer import ConstantSection, OptimizerSection, ScheduleSection
-from mpitrain.config.section import Count, NotNegative, Positive, Section
+from mpitrain.config.section import Section
+from mpitrain.observe import Tracing
 from mpitrain.optim import Optimizer
 from mpitrain.parallel import check_stages
 from mpitrain.program import schedule_named
-
-
-def _dtype(name: str) -> str:
-    float_dtype(name)
-    return name
+from mpitrain.settings import Settings
+from mpitrain.train import Trainer
 
 
 def _schedule(name: str) -> str:
@@ -42,17 +38,18 @@ def _stages(stages: Any) -> Any:
 class RunSection(Section):
     """`[run]`: the run as a whole."""
 
+    describes = (Settings, Trainer)
     name: str
     """What the run is called; by default the file's name."""
     steps: Count
     """Training steps."""
     seed: int = 0
     """Key of all random numbers."""
-    dtype: Annotated[str, AfterValidator(_dtype)] = "float32"
+    dtype: str = "float32"
     """Type of weights and activations."""
     folder: str = "runs/{name}"
     """Where checkpoints, metrics and the resolved configuration go."""
-    timeout_s: Positive = 600.0
+    timeout_s: float = 600.0
     """Seconds after which a rank that waits in one action ends the job."""
 
     def path(self) -> Path:
@@ -63,39 +60,41 @@ class RunSection(Section):
 class LayoutSection(Section):
     """`[layout]`: ranks along each axis."""
 
-    dp: Count | tuple[Count, ...] = 1
+    describes = (Layout,)
+    dp: int | tuple[int, ...] = 1
     """Data-parallel replicas; or a list of their number at each place of the pipeline, more where stages are heavy."""
-    pp: Count = 1
+    pp: int = 1
     """Pipeline stages."""
 
 
 class TrainSection(Section):
     """`[train]`: one step."""
 
-    batch: Count
+    describes = (Settings,)
+    batch: int
     """Samples in a step, over all replicas."""
-    microbatches: Count = 1
+    microbatches: int = 1
     """Parts in which a replica's share goes through its pipeline."""
     schedule: Annotated[str, AfterValidator(_schedule)] = "1f1b"
     """Order of forward and backward passes; automatic for the best that a search finds, with 1F1B's stages, by a profile at
     the start, and automatic:zb_v for one with the stages of another schedule."""
-    clip: Positive | None = None
+    clip: float | None = None
     """Largest norm of the gradient; by default there is none."""
-    clip_value: Positive | None = None
+    clip_value: float | None = None
     """Largest magnitude of an element of the gradient, after that; by default there is none."""
-    zero: Annotated[int, Ge(0), Le(3)] = 0
+    zero: int = 0
     """What replicas share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
     overlap: bool = True
     """Whether gradients are summed over the replicas while backward still runs."""
-    progress: Annotated[str, AfterValidator(progress_named)] = "auto"
+    progress: str = "auto"
     """Who moves those sums on meanwhile: thread, points (between two ops), or auto: a thread where cores are free for one."""
-    allreduce: Annotated[str, AfterValidator(allreduce_named)] = "auto"
+    allreduce: str = "auto"
     """How they are summed: native (MPI's own), ring, halving or hierarchical; auto for the fastest by a short measurement."""
-    bucket_mib: Positive | None = None
+    bucket_mib: float | None = None
     """MiB of gradients in one message; by default the least for which, by the same measurement, latency matters little."""
     stages: Annotated[str | tuple[int, ...], BeforeValidator(_stages)] = "parameters"
     """Which layers make which stage: parameters, auto (by measured time), or a list of the number of layers of each."""
-    memory_gib: Positive | None = None
+    memory_gib: float | None = None
     """With stages = "auto" or a search for the schedule: most GiB that a rank may hold.  By default a search lets none hold
     more than the fullest rank does with the schedule whose stages it has."""
     sync_batch_norm: bool = False
@@ -125,7 +124,8 @@ class CheckpointSection(Section):
 class TraceSection(Section):
     """`[trace]`: steps whose actions are recorded, for `mpitrain trace` and `mpitrain plot --pipeline`; the last always is."""
 
-    first: Count = 2
+    describes = (Tracing,)
+    first: int = 2
     """The first one: by default the second, since the first warms up."""
     every: Count | None = None
     """Steps between two."""

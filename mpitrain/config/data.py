@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mpitrain import data
-from mpitrain.config.section import Count, Positive, Section
+from mpitrain.bounds import Count, Positive
+from mpitrain.config.section import Section
 from mpitrain.data import ArrayDataset, Dataset, TokenDataset
 
 TOKEN_FILES = {"llmc": data.llmc_tokens, "nanogpt": data.nanogpt_tokens, "npy": data.npy_tokens}

@@ -14,7 +14,9 @@ from typing import get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from mpitrain.bounds import Form
 from mpitrain.config.config import Config
+from mpitrain.config.section import Section
 
 #: The keys, and numbers in lists, that lead to a value.
 Path = tuple[str | int, ...]
@@ -69,8 +71,19 @@ def _sentence(path: Path, problems: Sequence[ErrorDetails], sources: Sources) ->
     first, *others = problems
     say = _SENTENCES.get(first["type"], _wrong_value)
     place = sources.of((*path, "kind"))  # a section that is wrong as a whole is wrong in its kind, if it has one
-    said = say(first, str(path[-1]), _resolve(first["loc"])[1])
-    return f"{place}: {'.'.join(map(str, path))} {', or '.join([said, *map(_expected, others)])}"
+    section, item = _resolve(first["loc"])[1], first.get("ctx", {}).get("item", "")
+    if first["type"].endswith("_type") and (form := _form(path, section)):
+        said = f"is {first['input']!r}; expected {form.noun}"
+    else:
+        said = ", or ".join([say(first, str(path[-1]), section), *map(_expected, others)])
+    return f"{place}: {'.'.join(map(str, path))}{item} {said}"
+
+
+def _form(path: Path, section: type[BaseModel]) -> Form | None:
+    """The form that the value at `path`, whose last key is `section`'s, has to have, where it is known."""
+    *_, key = (part for part in path if isinstance(part, str))
+    form = section.form(key) if issubclass(section, Section) else None
+    return form.item if form and path[-1] != key else form
 
 
 def _unknown_key(problem: ErrorDetails, key: str, section: type[BaseModel]) -> str:
@@ -93,6 +106,10 @@ def _wrong_value(problem: ErrorDetails, key: str, section: type[BaseModel]) -> s
     return f"is {problem['input']!r}; expected {_expected(problem)}"
 
 
+def _out_of_bounds(problem: ErrorDetails, key: str, section: type[BaseModel]) -> str:
+    return f"is {problem['ctx']['value']!r}; expected {problem['ctx']['expected']}"
+
+
 def _expected(problem: ErrorDetails) -> str:
     return re.sub(r"^\w+ should (be|have) ", "", problem["msg"])
 
@@ -108,6 +125,7 @@ _SENTENCES = {
     "union_tag_invalid": _unknown_kind,
     "union_tag_not_found": _missing_kind,
     "value_error": _refused_value,
+    "out_of_bounds": _out_of_bounds,
 }
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from mpitrain.checkpoint.huggingface import from_pretrained
-from mpitrain.config.section import Count, NotNegative, Positive, Section
+from mpitrain.config.section import Section
 from mpitrain.nn import Model
 from mpitrain.nn.models import GPT, MLP, Llama, ResNet
 
@@ -18,24 +18,25 @@ from mpitrain.nn.models import GPT, MLP, Llama, ResNet
 class GPTSection(Section):
     """GPT-2."""
 
+    describes = (GPT,)
     kind: Literal["gpt"]
-    width: Count
+    width: int
     """Width of the residual stream, a multiple of `heads`."""
-    depth: Count
+    depth: int
     """Number of blocks."""
-    heads: Count
+    heads: int
     """Attention heads."""
-    vocab: Count
+    vocab: int
     """Tokens that there are."""
-    context: Count
+    context: int
     """Longest sequence."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: float = 0.0
     """Part of the activations that training drops."""
-    mlp: Count | None = None
+    mlp: int | None = None
     """Hidden width, by default 4 x width."""
     tied: bool = True
     """Whether the output weight is the embedding's."""
-    eps: Positive = 1e-5
+    eps: float = 1e-5
     """What the norms add to the variance."""
     recompute: bool = False
     """Whether blocks keep only their input for backward."""
@@ -48,28 +49,29 @@ class GPTSection(Section):
 class LlamaSection(Section):
     """Llama and its relatives: RMSNorm, RoPE, SwiGLU, grouped-query attention."""
 
+    describes = (Llama,)
     kind: Literal["llama"]
-    width: Count
+    width: int
     """Width of the residual stream, a multiple of `heads` unless `head_dim` is given."""
-    depth: Count
+    depth: int
     """Number of blocks."""
-    heads: Count
+    heads: int
     """Query heads, a multiple of `kv_heads`."""
-    kv_heads: Count | None = None
+    kv_heads: int | None = None
     """Key and value heads, by default as many as `heads`."""
-    head_dim: Count | None = None
+    head_dim: int | None = None
     """Width of a head, by default width / heads."""
-    vocab: Count
+    vocab: int
     """Tokens that there are."""
-    context: Count
+    context: int
     """Longest sequence."""
-    mlp: Count
+    mlp: int
     """Hidden width."""
-    theta: Positive = 10000.0
+    theta: float = 10000.0
     """Base of the rotary angles."""
     rope: dict[str, Any] | None = None
     """Scaling of the rotary angles: `rope_type` and its keys, as in the `rope_scaling` of a config.json."""
-    window: Count | None = None
+    window: int | None = None
     """How many tokens one sees, itself included; longer sequences are refused."""
     qkv_bias: bool = False
     """Whether queries, keys and values have biases."""
@@ -83,7 +85,7 @@ class LlamaSection(Section):
     """Whether the output weight is the embedding's."""
     padding: int | None = None
     """A token whose vector is not trained as an input."""
-    eps: NotNegative = 1e-5
+    eps: float = 1e-5
     """What the norms add to the mean square."""
     recompute: bool = False
     """Whether blocks keep only their input for backward."""
@@ -96,8 +98,9 @@ class LlamaSection(Section):
 class MLPSection(Section):
     """Linear layers with ReLU between them."""
 
+    describes = (MLP,)
     kind: Literal["mlp"]
-    sizes: Annotated[tuple[Count, ...], Field(min_length=2)]
+    sizes: Annotated[tuple[int, ...], Field(min_length=2)]
     """Widths, from the input's to the number of classes."""
 
     def build(self) -> Model:
@@ -108,14 +111,15 @@ class MLPSection(Section):
 class ResNetSection(Section):
     """A residual network for small images."""
 
+    describes = (ResNet,)
     kind: Literal["resnet"]
-    depth: Annotated[tuple[Count, ...], Field(min_length=1)]
+    depth: Annotated[tuple[int, ...], Field(min_length=1)]
     """Residual blocks of each group."""
-    width: Count
+    width: int
     """Channels of the first group; each further one has twice as many."""
-    channels: Count
+    channels: int
     """Channels of an image."""
-    classes: Count
+    classes: int
     """Number of classes."""
 
     def build(self) -> Model:

@@ -11,11 +11,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field
 
 from mpitrain import optim
-from mpitrain.config.section import Count, NotNegative, Positive, Section
-
-Beta = Annotated[float, Field(ge=0, lt=1)]
-Steps = Annotated[int, Field(ge=0)]
-Part = Annotated[float, Field(ge=0, le=1)]
+from mpitrain.bounds import Count
+from mpitrain.config.section import Section
 
 
 def _compiles(pattern: str) -> str:
@@ -29,11 +26,12 @@ def _compiles(pattern: str) -> str:
 class GroupSection(Section):
     """One `[[optimizer.groups]]`: settings for some parameters; the first that matches wins."""
 
+    describes = (optim.Group,)
     match: Annotated[str, AfterValidator(_compiles)]
     """A regular expression that is searched for in a parameter's name."""
-    lr_scale: NotNegative = 1.0
+    lr_scale: float = 1.0
     """What their learning rate is multiplied by."""
-    weight_decay: NotNegative | None = None
+    weight_decay: float | None = None
     """Their weight decay; by default what they have without a group."""
 
     def build(self) -> optim.Group:
@@ -42,7 +40,7 @@ class GroupSection(Section):
 
 
 class _Optimizer(Section):
-    lr: Positive
+    lr: float
     """Learning rate, before the schedule's factor."""
     base_batch: Count | None = None
     """Batch that `lr` is right for, from which it is scaled to the run's; by default it is taken as it is."""
@@ -64,12 +62,13 @@ class _Optimizer(Section):
 class SGDSection(_Optimizer):
     """Gradient descent."""
 
+    describes = (optim.SGD,)
     kind: Literal["sgd"]
-    momentum: Beta = 0.0
+    momentum: float = 0.0
     """How much of the last step's direction stays."""
     nesterov: bool = False
     """Whether to look ahead along it."""
-    weight_decay: NotNegative = 0.0
+    weight_decay: float = 0.0
     """Added to the gradient, times the weight."""
 
     def build(self, schedule: optim.LearningRate) -> optim.Optimizer:
@@ -80,12 +79,13 @@ class SGDSection(_Optimizer):
 class AdamSection(_Optimizer):
     """Adam."""
 
+    describes = (optim.Adam,)
     kind: Literal["adam"]
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    betas: tuple[float, float] = (0.9, 0.999)
     """How much of the running means of the gradient and of its square stays."""
-    eps: Positive = 1e-8
+    eps: float = 1e-8
     """Added to the root of the latter."""
-    weight_decay: NotNegative = 0.0
+    weight_decay: float = 0.0
     """Added to the gradient, times the weight."""
 
     def build(self, schedule: optim.LearningRate) -> optim.Optimizer:
@@ -96,12 +96,13 @@ class AdamSection(_Optimizer):
 class AdamWSection(_Optimizer):
     """Adam with decoupled weight decay."""
 
+    describes = (optim.AdamW,)
     kind: Literal["adamw"]
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    betas: tuple[float, float] = (0.9, 0.999)
     """How much of the running means of the gradient and of its square stays."""
-    eps: Positive = 1e-8
+    eps: float = 1e-8
     """Added to the root of the latter."""
-    weight_decay: NotNegative = 0.01
+    weight_decay: float = 0.01
     """Part of a weight, times the learning rate, that a step takes off."""
 
     def build(self, schedule: optim.LearningRate) -> optim.Optimizer:
@@ -112,12 +113,13 @@ class AdamWSection(_Optimizer):
 class LAMBSection(_Optimizer):
     """LAMB, for large batches."""
 
+    describes = (optim.LAMB,)
     kind: Literal["lamb"]
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    betas: tuple[float, float] = (0.9, 0.999)
     """How much of the running means of the gradient and of its square stays."""
-    eps: Positive = 1e-6
+    eps: float = 1e-6
     """Added to the root of the latter."""
-    weight_decay: NotNegative = 0.01
+    weight_decay: float = 0.01
     """Part of a weight in the direction of the step."""
     adapt_vectors: bool = False
     """Whether the step's length follows the norm for biases and norms, too."""
@@ -130,14 +132,15 @@ class LAMBSection(_Optimizer):
 class LARSSection(_Optimizer):
     """LARS, for large batches of images."""
 
+    describes = (optim.LARS,)
     kind: Literal["lars"]
-    momentum: Beta = 0.9
+    momentum: float = 0.9
     """How much of the last step stays."""
-    trust: Positive = 0.001
+    trust: float = 0.001
     """Length of a step against the weight's norm, at a rate of 1."""
     adapt_vectors: bool = False
     """Whether it follows the norm for biases and norms, too; else their rate is the plain one."""
-    weight_decay: NotNegative = 0.0
+    weight_decay: float = 0.0
     """Added to the gradient, times the weight."""
 
     def build(self, schedule: optim.LearningRate) -> optim.Optimizer:
@@ -148,8 +151,9 @@ class LARSSection(_Optimizer):
 class ConstantSection(Section):
     """No change after the warm-up."""
 
+    describes = (optim.Constant,)
     kind: Literal["constant"] = "constant"
-    warmup: Steps = 0
+    warmup: int = 0
     """Steps in which the rate rises."""
 
     def build(self, steps: int) -> optim.LearningRate:
@@ -160,10 +164,11 @@ class ConstantSection(Section):
 class LinearSection(Section):
     """A straight line down."""
 
+    describes = (optim.Linear,)
     kind: Literal["linear"]
-    warmup: Steps = 0
+    warmup: int = 0
     """Steps in which the rate rises."""
-    final: Part = 0.0
+    final: float = 0.0
     """Factor at the end."""
 
     def build(self, steps: int) -> optim.LearningRate:
@@ -174,10 +179,11 @@ class LinearSection(Section):
 class CosineSection(Section):
     """Half a cosine down."""
 
+    describes = (optim.Cosine,)
     kind: Literal["cosine"]
-    warmup: Steps = 0
+    warmup: int = 0
     """Steps in which the rate rises."""
-    final: Part = 0.0
+    final: float = 0.0
     """Factor at the end."""
 
     def build(self, steps: int) -> optim.LearningRate:
@@ -188,12 +194,13 @@ class CosineSection(Section):
 class WSDSection(Section):
     """Warm-up, stable, decay."""
 
+    describes = (optim.WSD,)
     kind: Literal["wsd"]
-    decay: Count
+    decay: int
     """Steps at the end in which the rate falls."""
-    warmup: Steps = 0
+    warmup: int = 0
     """Steps in which the rate rises."""
-    final: Part = 0.0
+    final: float = 0.0
     """Factor at the end."""
 
     def build(self, steps: int) -> optim.LearningRate:

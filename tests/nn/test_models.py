@@ -121,7 +121,7 @@ def test_no_position_sees_a_later_token():
         (GPT, GPT_SETTINGS | {"heads": 5}, "width is 24, heads 5; expected heads to divide width"),
         (Llama, LLAMA_SETTINGS | {"kv_heads": 4}, "heads is 6, kv_heads 4; expected kv_heads to divide heads"),
         (Llama, LLAMA_SETTINGS | {"heads": 8}, "rotary positions turn 3 of a head.s 3 numbers; expected an even number"),
-        (GPT, GPT_SETTINGS | {"dropout": 1.0}, "dropout rate is 1.0; expected 0 <= rate < 1"),
+        (GPT, GPT_SETTINGS | {"dropout": 1.0}, "dropout is 1.0; expected a number of at least 0 and below 1"),
     ],
 )
 def test_impossible_sizes_are_named(kind, settings, message):
