@@ -52,7 +52,7 @@ class _Activation(Op):
 
 class _SwiGLU(Op):
     def forward(self, x: Array) -> Array:
-        if not x.ndim or x.shape[-1] % 2:
+        if not x.ndim or not x.shape[-1] or x.shape[-1] % 2:
             raise ValueError(f"swiglu is given shape {tuple(x.shape)}; expected a last dim of even size, half gate and half up")
         x = checks.real(x, self.context.dtype)
         y, self.slope = kernels.swiglu(x, slope=self.context.record and self.wanted[0])

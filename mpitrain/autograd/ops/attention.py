@@ -36,15 +36,16 @@ class _Attention(Op):
             )
         b, t, packed = qkv.shape
         self.head_dim = packed // heads
-        if self.rope is not None and any(x.shape != (t, 1, self.head_dim / 2) for x in self.rope):
-            raise ValueError(
-                f"rotary tables have shapes {[tuple(x.shape) for x in self.rope]}; expected ({t}, 1, {self.head_dim} / 2) for "
-                f"{t} positions and heads of an even width"
-            )
+        for table in self.rope or ():
+            if table.ndim != 3 or table.shape[:2] != (t, 1) or 2 * table.shape[2] > self.head_dim:
+                raise ValueError(
+                    f"a rotary table has shape {tuple(table.shape)}; expected ({t}, 1, pairs) for {t} positions and at most "
+                    f"{self.head_dim // 2} pairs in a head of {self.head_dim}"
+                )
         qkv = checks.real(qkv, self.context.dtype)
         self.parts = self.context.kernels.taking(qkv.dtype).attention
         turned = self.heads + self.kv_heads  # queries and keys, the heads that RoPE turns
-        qkv = qkv.reshape(b, t, -1, self.head_dim)
+        qkv = qkv.reshape(b, t, heads, self.head_dim)
         qk, v = qkv[:, :, :turned], qkv[:, :, turned:]
         if self.rope is not None:
             plain, qk = qk, empty_beside(qk)
@@ -52,7 +53,7 @@ class _Attention(Op):
         self.q, self.k, self.v = self._grouped(qk[:, :, : self.heads]), self._grouped(qk[:, :, self.heads :]), self._grouped(v)
         y = empty_beside(qkv, (b, t, self.heads, self.head_dim))
         self.p = kernels.attention(self.q, self.k, self.v, out=self._grouped(y), parts=self.parts)
-        return y.reshape(b, t, -1)
+        return y.reshape(b, t, self.heads * self.head_dim)
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
         (b, t, _), heads, d = dy.shape, self.heads, self.head_dim
@@ -61,12 +62,11 @@ class _Attention(Op):
         d_qk, dv = d_qkv[:, :, :turned], d_qkv[:, :, turned:]
         d_turned = d_qk if self.rope is None else empty_beside(d_qk)
         grads = self._grouped(d_turned[:, :, :heads]), self._grouped(d_turned[:, :, heads:]), self._grouped(dv)
-        kernels.attention_grad(
-            self._grouped(dy.reshape(b, t, heads, d)), self.p, self.q, self.k, self.v, *grads, parts=self.parts
-        )
+        d_y = self._grouped(dy.reshape(b, t, heads, d))
+        kernels.attention_grad(d_y, self.p, self.q, self.k, self.v, *grads, parts=self.parts)
         if self.rope is not None:
             rotate(d_turned, *self.rope, out=d_qk, inverse=True)
-        return (d_qkv.reshape(b, t, -1),)
+        return (d_qkv.reshape(b, t, (turned + self.kv_heads) * d),)
 
     def _grouped(self, x: Array) -> Array:
         """A view (b, k, g, t, d) of heads that lie as (b, t, k*g, d); g is 1 for keys and values."""
