@@ -13,7 +13,7 @@ import numpy as np
 from mpitrain.arrays import Array, Arrays
 from mpitrain.autograd import Context, Op, Tensor
 from mpitrain.comm import Communicator
-from mpitrain.nn import Module, Sequential
+from mpitrain.nn import Module, Stage
 from mpitrain.program import (
     Compute,
     Crossings,
@@ -70,7 +70,7 @@ def executor(
     arrays, dtype, mail, owner = Arrays(), np.dtype(np.float32), Mail(), owners(order)
     actions, last = add_transfers(order)[comm.rank], len(owner) - 1
     transfers = Transfers(comm, len(owner), mail, arrays)
-    stages = {stage: Sequential([layer(transfers.advance)]) for stage, rank in owner.items() if rank == comm.rank}
+    stages = {stage: Stage([layer(transfers.advance)], first=stage) for stage, rank in owner.items() if rank == comm.rank}
     for stage in stages.values():
         stage.materialize(arrays, dtype)
     compute = Compute(stages, FirstLoss(payload), last, mail, arrays, dtype, transfers.advance)

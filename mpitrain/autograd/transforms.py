@@ -1,6 +1,7 @@
 """`checkpoint` and `no_grad`: run a function of a tensor so that it keeps less, or nothing, for backward.
 
-Invariant: the numbers are those of the function itself; randomness is keyed by the context, so a second run repeats the first.
+Invariant: the numbers are those of the function itself; randomness is keyed by the context, calls included, so a second run
+from the same counts repeats the first.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ class _Recompute(Op):
         self.work: WeightWork = []
 
     def forward(self, x: Array) -> Array:
-        self.x = x
+        self.x, self.calls = x, self.context.calls.copy()
         return self.function(Tensor(x, context=replace(self.context, record=False))).data
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
-        x = Tensor(self.x, context=self.context, needs_grad=True)
+        x = Tensor(self.x, context=replace(self.context, calls=self.calls), needs_grad=True)
         (dx,) = backward([self.function(x)], [dy], leaves=[x], put_off=self.work)
         return (dx,)
 

@@ -9,7 +9,7 @@ from mpitrain.nn.module import Module
 
 
 class Dropout(Module):
-    """Zero each element with probability `rate` in training; the mask depends on the layer's name and the sample's number."""
+    """Zero each element with probability `rate` in training; each call on a sample has its own mask."""
 
     @checked
     def __init__(self, rate: Rate) -> None:

@@ -7,7 +7,7 @@ so that the pieces of a cut model can find each other's copies.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -58,7 +58,23 @@ class Source:
     config: Mapping[str, Any]
 
 
-class Model(Sequential):
+class Stage(Module):
+    """A run of a model's layers, of which the first has the number `first` in the model."""
+
+    def __init__(self, layers: Sequence[Module], *, first: int = 0) -> None:
+        self.layers, self.first = list(layers), first
+
+    def forward(self, x: Any, between: Callable[[], None] = lambda: None) -> Any:
+        """Each layer in turn, and `between` between two."""
+        for number, layer in enumerate(self.layers, self.first):
+            if number > self.first:
+                between()
+            (x[0] if isinstance(x, tuple) else x).context.calls.enter(number)
+            x = layer(x)
+        return x
+
+
+class Model(Stage):
     """A model: `layers` and a `loss`.  `settings` is what it was built from, for checkpoints and exports."""
 
     #: Where its weights were read from; `None` for one of our own.
@@ -70,9 +86,9 @@ class Model(Sequential):
         self.settings = settings
         set_names(self)
 
-    def cut(self, ranges: Sequence[tuple[int, int]]) -> list[Sequential]:
+    def cut(self, ranges: Sequence[tuple[int, int]]) -> list[Stage]:
         """Layers `start .. stop` of each range as a stage, under their global names, sharing nothing with this model.
 
         A parameter that two of the ranges share is shared by the two stages.
         """
-        return copy.deepcopy([Sequential(self.layers[start:stop]) for start, stop in ranges])
+        return copy.deepcopy([Stage(self.layers[start:stop], first=start) for start, stop in ranges])

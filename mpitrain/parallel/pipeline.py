@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from mpitrain.comm import Place
-from mpitrain.nn import Model, Parameter, Sequential
+from mpitrain.nn import Model, Parameter, Stage
 from mpitrain.program import Piece
 
 #: How a batch is dealt: for a number of replicas and one of them, its microbatches (start, stop) in the batch.
 Deal = Callable[[int, int], Sequence[tuple[int, int]]]
 
 
-def cut_for(model: Model, ranges: Sequence[tuple[int, int]], owner: Mapping[int, int], rank: int) -> dict[int, Sequential]:
+def cut_for(model: Model, ranges: Sequence[tuple[int, int]], owner: Mapping[int, int], rank: int) -> dict[int, Stage]:
     """The stages of `rank`, by number: copies of the model's layers that share nothing with it."""
     mine = sorted(stage for stage, found in owner.items() if found == rank)
     return dict(zip(mine, model.cut([ranges[stage] for stage in mine]), strict=True))
 
 
-def parameters_by_stage(stages: Mapping[int, Sequential]) -> dict[int, list[Parameter]]:
+def parameters_by_stage(stages: Mapping[int, Stage]) -> dict[int, list[Parameter]]:
     """The parameters of each stage of a rank; one that two of them share belongs to the first."""
     seen: set[int] = set()
     found = {}

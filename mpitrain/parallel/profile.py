@@ -65,7 +65,7 @@ def profile_layers(
     for i in range(len(model.layers)):
         ends = i + 1 == len(model.layers)
         (stage,) = model.cut([(i, i + 1)])
-        key = likeness(stage), tuple((part.shape, str(part.dtype)) for part in x), i == 0, ends
+        key = likeness(stage.layers[0]), tuple((part.shape, str(part.dtype)) for part in x), i == 0, ends
         if key not in known:
             stage.materialize(arrays, dtype)
             loss = partial(_loss, model, arrays.asarray(targets)) if ends else None

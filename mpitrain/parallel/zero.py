@@ -17,7 +17,7 @@ import numpy as np
 from mpitrain.arrays import Array, Arrays, namespace
 from mpitrain.comm import Collective, Communicator, InFlight, finish
 from mpitrain.comm.allreduce import ring
-from mpitrain.nn import Parameter, Sequential, Statistic
+from mpitrain.nn import Parameter, Stage, Statistic
 from mpitrain.parallel.buckets import Bucket
 from mpitrain.parallel.rows import gather_rows, reduce_rows, rows_of, shard_of
 from mpitrain.program.action import Action
@@ -26,7 +26,7 @@ from mpitrain.program.action import Action
 class Zero:
     """GATHER and FREE for the stages of a rank, and the exchange of their gradients."""
 
-    def __init__(self, comm: Communicator, level: int, stages: Mapping[int, Sequential]) -> None:
+    def __init__(self, comm: Communicator, level: int, stages: Mapping[int, Stage]) -> None:
         """Describe this replica's shards of the parameters of `stages`.  Collective over `comm`, the replicas.
 
         `level` is 1, 2 or 3.

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from mpitrain.arrays import Array, Arrays, to_host
-from mpitrain.autograd import Context, Tensor, WeightWork, backward, run_weights
+from mpitrain.autograd import Calls, Context, Tensor, WeightWork, backward, run_weights
 from mpitrain.kernels.table import kernels_for
-from mpitrain.nn import Classification, Loss, Sequential
+from mpitrain.nn import Classification, Loss, Stage
 from mpitrain.program.action import Action
 from mpitrain.program.transfer import Mail, Slot
 
@@ -34,7 +34,7 @@ class Compute:
 
     def __init__(
         self,
-        stages: Mapping[int, Sequential],
+        stages: Mapping[int, Stage],
         loss: Loss,
         last_stage: int,
         mail: Mail,
@@ -59,7 +59,7 @@ class Compute:
     def begin(self, microbatches: Sequence[Microbatch], context: Context) -> None:
         """Start a program over `microbatches` in `context`; forget what a program before it left."""
         self.microbatches, self.context = microbatches, replace(context, kernels=self.kernels, dtype=self.dtype)
-        self.contexts = [replace(self.context, samples=microbatch.samples) for microbatch in microbatches]
+        self.contexts = [replace(self.context, samples=microbatch.samples, calls=Calls()) for microbatch in microbatches]
         for left in (self.live, self.put_off, self.losses, self.outputs, self.mail.inputs, self.mail.grads):
             left.clear()
         self.count = self.correct = 0.0
@@ -72,10 +72,7 @@ class Compute:
         arrived = self.mail.inputs.pop(slot) if stage else (self._first_input(microbatch),)
         inputs = [Tensor(x, context=context, needs_grad=wants and _is_real(x)) for x in arrived]
         y: Any = inputs[0] if len(inputs) == 1 else tuple(inputs)
-        for number, layer in enumerate(self.stages[stage].layers):
-            if number:
-                self.between()
-            y = layer(y)
+        y = self.stages[stage].forward(y, self.between)
         if stage < self.last_stage:
             self.mail.inputs[stage + 1, i] = tuple(part.data for part in _parts(y))
         elif isinstance(y, tuple):

@@ -1,4 +1,4 @@
-"""Dropout whose mask is a function of (seed, layer, global sample number, element), so that no layout changes it."""
+"""Dropout whose mask is a function of (seed, layer, call, global sample number, element), so that no layout changes it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from mpitrain.bounds import Rate, checked
 def dropout(x: Tensor, rate: Rate, *, name: str) -> Tensor:
     """Zero each element of x with probability `rate` and scale the others by 1 / (1 - rate) (Srivastava et al. 2014).
 
-    Element j (row-major) of sample s is drawn from word s * (elements a sample) + j of the stream (context.seed, name), where s
-    comes from `context.samples`.  Outside training, or at rate 0, x itself.
+    Element j (row-major) of sample s is drawn from word s * (elements a sample) + j of the stream that `context.seed`, the name
+    and the number of the call (`context.calls`) key, where s comes from `context.samples`.  Outside training, or at rate 0, x
+    itself.
     """
     if not x.context.train or rate == 0.0:
         return x
@@ -36,7 +37,8 @@ class _Dropout(Op):
                 f"dropout {self.name!r} sees {len(x)} rows and context.samples has {len(samples)} numbers; expected one a row: "
                 "pass Tensor(x, context=Context(samples=...)), the rows' numbers in the order of all training samples"
             )
-        stream, count = Stream(self.context.seed, f"{self.name}/dropout"), math.prod(x.shape[1:])
+        stream = Stream(self.context.seed, self.context.calls.key(f"{self.name}/dropout"))
+        count = math.prod(x.shape[1:])
         kept = np.stack([stream.uniform(s * count, count) >= self.rate for s in samples]).reshape(x.shape)
         self.scale = xp.asarray(kept, x.dtype)
         self.scale *= 1.0 / (1.0 - self.rate)
