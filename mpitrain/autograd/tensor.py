@@ -112,12 +112,15 @@ class Weight:
 
     `grad` is a kept buffer of the same shape; `fresh` says that it holds nothing of this step yet, so that the first
     contribution is written straight into it and only the following ones are added.  `sink`, where there is one, takes each
-    contribution out of `grad` at once; `on_grad` is called after each.
+    contribution out of `grad` at once; `on_grad` is called after each.  A weight that is not `trained` has no gradient;
+    `reached` says that an op has contributed since the end of a step last asked.
     """
 
     data: Array
     grad: Array | None = None
     fresh: bool = True
+    trained: bool = True
+    reached: bool = False
     sink: Callable[[Weight], None] | None = None
     on_grad: Callable[[Weight], None] | None = None
 
@@ -130,7 +133,7 @@ class Weight:
 
     def contributed(self) -> None:
         """A contribution has been added to `grad`."""
-        self.fresh = False
+        self.fresh, self.reached = False, True
         if self.sink is not None:
             self.sink(self)
         if self.on_grad is not None:
@@ -169,7 +172,10 @@ class Op:
         raise NotImplementedError(f"{type(self).__name__} must define input_grad()")
 
     def weight_grad(self, dy: Array, *out: Array) -> None:
-        """Write the gradient of each weight into the array given for it, overwriting what it holds."""
+        """Write the gradient of each weight into the array given for it, overwriting what it holds.
+
+        `None` is given for a weight that is not trained.
+        """
         raise NotImplementedError(f"{type(self).__name__} takes weights and must define weight_grad()")
 
     def __call__(self, *inputs: Tensor, weights: Sequence[Weight] = ()) -> Tensor:
@@ -185,20 +191,22 @@ class Op:
                 "Parameter to be an attribute of a Module of the model, or in a list, tuple or dict that is one"
             ) from None
         data = self.forward(*(x.data for x in inputs), *arrays)
-        recorded = context.record and (any(self.wanted) or self.has_weights())
-        return Tensor(data, context=context, needs_grad=recorded, op=self if recorded else None)
+        needs_grad = any(self.wanted) or self.has_weights()
+        return Tensor(data, context=context, needs_grad=needs_grad, op=self if needs_grad and context.record else None)
 
     def has_weights(self) -> bool:
         """Whether `accumulate` has anything to do."""
-        return bool(self.weights)
+        return any(weight.trained for weight in self.weights)
 
     def accumulate(self, dy: Array) -> None:
         """Add the weight gradients for `dy` to the weights' accumulated ones."""
-        if not self.weights:
+        if not self.has_weights():
             return
-        out = [_target(w) for w in self.weights]
+        out = [_target(w) if w.trained else None for w in self.weights]
         self.weight_grad(dy, *out)
         for weight, part in zip(self.weights, out, strict=True):
+            if part is None:
+                continue
             if part is not weight.grad:
                 weight.grad += part
             weight.contributed()

@@ -42,15 +42,17 @@ class _Recompute(Op):
 
     def forward(self, x: Array) -> Array:
         self.x, self.calls = x, self.context.calls.copy()
-        return self.function(Tensor(x, context=replace(self.context, record=False))).data
+        y = self.function(Tensor(x, context=replace(self.context, record=False)))
+        self.trains = y.needs_grad  # x is a constant here
+        return y.data
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
-        x = Tensor(self.x, context=replace(self.context, calls=self.calls), needs_grad=True)
+        x = Tensor(self.x, context=replace(self.context, calls=self.calls), needs_grad=self.wanted[0])
         (dx,) = backward([self.function(x)], [dy], leaves=[x], put_off=self.work)
         return (dx,)
 
     def has_weights(self) -> bool:
-        return True
+        return self.trains
 
     def accumulate(self, dy: Array) -> None:
         run_weights(self.work)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from mpitrain.arrays import Array, namespace
 from mpitrain.autograd import Op, Tensor, Weight
+from mpitrain.autograd.ops.batch_norm import scale_shift_grad
 from mpitrain.comm import Communicator
 from mpitrain.kernels import batch_norm as kernels
 from mpitrain.kernels import convolution
@@ -45,6 +46,8 @@ class _SyncBatchNorm(Op):
         return y
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
+        if not self.wanted[0]:
+            return (None,)
         sums = namespace(dy).empty((2, dy.shape[1]), dy.dtype)
         kernels.scale_grad(dy, self.x_hat, sums[0])
         convolution.convolution_bias_grad(dy, sums[1])
@@ -56,8 +59,7 @@ class _SyncBatchNorm(Op):
         return (dx,)
 
     def weight_grad(self, dy: Array, *out: Array) -> None:
-        kernels.scale_grad(dy, self.x_hat, out[0])
-        convolution.convolution_bias_grad(dy, out[1])
+        scale_shift_grad(dy, self.x_hat, *out)
 
 
 def joined_moments(mean: Array, variance: Array, count: int, comm: Communicator) -> tuple[Array, Array, float]:

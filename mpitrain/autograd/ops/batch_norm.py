@@ -38,10 +38,19 @@ class _BatchNorm(Op):
         return y
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
+        if not self.wanted[0]:
+            return (None,)
         if self.given:
             return (dy * (self.weights[0].data * self.inverse)[:, None, None],)
         return (kernels.batch_norm_grad(dy, self.x_hat, self.inverse, self.weights[0].data),)
 
     def weight_grad(self, dy: Array, *out: Array) -> None:
-        kernels.scale_grad(dy, self.x_hat, out[0])
-        convolution.convolution_bias_grad(dy, out[1])
+        scale_shift_grad(dy, self.x_hat, *out)
+
+
+def scale_shift_grad(dy: Array, x_hat: Array, d_weight: Array | None, d_bias: Array | None) -> None:
+    """Write the gradients of scale and shift, of those that are trained."""
+    if d_weight is not None:
+        kernels.scale_grad(dy, x_hat, d_weight)
+    if d_bias is not None:
+        convolution.convolution_bias_grad(dy, d_bias)

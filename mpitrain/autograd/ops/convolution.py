@@ -29,16 +29,18 @@ class _Convolution(Op):
         checks.images("a convolution", x, inputs)
         if bias is not None:
             checks.vectors("a convolution", outputs, bias)
-        self.x = x = checks.like_weight("a convolution", x, weight)
+        x = checks.like_weight("a convolution", x, weight)
         self.windows = kernels.Windows(height=height, width=width, stride=self.stride, padding=self.padding)
+        self.shape, self.x = x.shape, x if self.weights[0].trained else None
         return kernels.convolution(x, weight, bias, self.windows)
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
         if not self.wanted[0]:
             return (None,)
-        return (kernels.convolution_input_grad(dy, self.weights[0].data, self.x.shape, self.windows),)
+        return (kernels.convolution_input_grad(dy, self.weights[0].data, self.shape, self.windows),)
 
     def weight_grad(self, dy: Array, *out: Array) -> None:
-        kernels.convolution_weight_grad(dy, self.x, out[0], self.windows)
-        if len(out) > 1:
+        if out[0] is not None:
+            kernels.convolution_weight_grad(dy, self.x, out[0], self.windows)
+        if len(out) > 1 and out[1] is not None:
             kernels.convolution_bias_grad(dy, out[1])

@@ -19,13 +19,15 @@ class _Linear(Op):
         checks.last_dim("a linear layer", x, inputs)
         if bias is not None:
             checks.vectors("a linear layer", outputs, bias)
-        self.x = x = checks.like_weight("a linear layer", x, weight)
+        x = checks.like_weight("a linear layer", x, weight)
+        self.x = x if self.weights[0].trained else None
         return kernels.linear(x, weight, bias)
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
         return (kernels.linear_input_grad(dy, self.weights[0].data) if self.wanted[0] else None,)
 
     def weight_grad(self, dy: Array, *out: Array) -> None:
-        kernels.linear_weight_grad(dy, self.x, out[0])
-        if len(out) > 1:
+        if out[0] is not None:
+            kernels.linear_weight_grad(dy, self.x, out[0])
+        if len(out) > 1 and out[1] is not None:
             kernels.linear_bias_grad(dy, out[1])

@@ -6,7 +6,7 @@ from mpitrain.arrays import Array
 from mpitrain.autograd import checks
 from mpitrain.autograd.tensor import Op, Tensor, Weight
 from mpitrain.bounds import NotNegative, checked
-from mpitrain.kernels import norm
+from mpitrain.kernels import linear, norm
 
 
 @checked
@@ -32,10 +32,18 @@ class _LayerNorm(Op):
         return y
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
+        if not self.wanted[0]:
+            return (None,)
         return (self.kernels.layer_norm_grad(dy, self.x_hat, self.inverse, self.weights[0].data),)
 
     def weight_grad(self, dy: Array, *out: Array) -> None:
-        self.kernels.scale_shift_grad(dy, self.x_hat, *out)
+        d_weight, d_bias = out
+        if d_weight is None:
+            linear.linear_bias_grad(dy, d_bias)
+        elif d_bias is None:
+            norm.scale_grad(dy, self.x_hat, d_weight)
+        else:
+            self.kernels.scale_shift_grad(dy, self.x_hat, d_weight, d_bias)
 
 
 class _RMSNorm(Op):
@@ -48,6 +56,8 @@ class _RMSNorm(Op):
         return y
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
+        if not self.wanted[0]:
+            return (None,)
         return (norm.rms_norm_grad(dy, self.x_hat, self.inverse, self.weights[0].data),)
 
     def weight_grad(self, dy: Array, *out: Array) -> None:
