@@ -55,7 +55,7 @@ def choose_summing(place: Place, settings: Settings, holding: Holding) -> Summin
     replicas, zero = place.dp, holding.zero
     allreduce = Allreduce(replicas, settings.allreduce, overlapped=settings.overlap)
     bucket_bytes = int(2**20 * settings.bucket_mib) if settings.bucket_mib else allreduce.bucket_bytes or BUCKET_BYTES
-    tied = TiedWeights(place, holding.shared, holding.kept, sharded=zero is not None)
+    tied = TiedWeights(place, holding.tied, holding.kept, sharded=zero is not None)
     summing = Summing(
         exchange=zero.exchange if zero else None,
         make_bucket=passing_bucket if zero and zero.level > 1 else kept_bucket,
@@ -65,11 +65,12 @@ def choose_summing(place: Place, settings: Settings, holding: Holding) -> Summin
         how=f"sums over {replicas.size} ranks: in buckets of {bucket_bytes / 2**20:.3g} MiB",
     )
     if settings.reproducible:
-        exact = ExactGradients(replicas, tied, holding.parameters, holding.kept)
+        kept = {stage: [p for p in found if p.moves] for stage, found in holding.kept.items()}
+        exact = ExactGradients(replicas, tied, holding.moving, kept)
         make_bucket = passing_bucket if zero else kept_bucket
         return replace(summing, exchange=exact.exchange, make_bucket=make_bucket, tie=exact.tie, sums=EXACT_SUMS)
     if settings.compression:
-        every, lossless = chain.from_iterable(holding.parameters.values()), sum_over(replicas)
+        every, lossless = chain.from_iterable(holding.moving.values()), sum_over(replicas)
         compression = Compression(settings.compression, place, every, shared=holding.shared, lossless=lossless)
         return replace(summing, exchange=compression.exchange, compression=compression)
     if zero or replicas.size == 1:

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mpitrain.arrays import Array, Arrays
-from mpitrain.comm import Place
+from mpitrain.comm import Communicator, Place
 from mpitrain.kernels.table import kernels_for
 from mpitrain.nn import Model, Parameter, Sequential, Statistic
 from mpitrain.optim import Optimizer, OptimizerState
-from mpitrain.parallel import Zero, cut_for, holders, parameters_by_stage, shard_of
+from mpitrain.parallel import Zero, cut_for, holders, is_shared_out, parameters_by_stage, shard_of
+from mpitrain.program import Reached
 
 
 class Holding:
@@ -39,11 +40,15 @@ class Holding:
     ) -> None:
         self.model, self.owner, self.widths = model, owner, place.layout.widths
         self.ranges = ranges
-        #: For each parameter that several ranks of a pipeline hold, those ranks.
+        #: For each parameter that several ranks of a pipeline hold, those ranks; and of these parameters the ones that move.
         self.shared = holders(model, self.ranges, owner)
+        moving = {p.name for p in model.parameters() if p.moves}
+        self.tied = {name: ranks for name, ranks in self.shared.items() if name in moving}
         self.stages = cut_for(model, self.ranges, owner, place.pp_rank)
         #: The parameters that each stage computes with.
         self.parameters = parameters_by_stage(self.stages)
+        #: Those of them that are summed over the replicas: the ones that are not frozen.
+        self.moving = {stage: [p for p in found if p.moves] for stage, found in self.parameters.items()}
         #: The ZeRO level; places with one replica have nothing to share out.
         self.level = zero
         self.zero = Zero(place.dp, zero, self.stages) if zero and place.dp.size > 1 else None
@@ -58,8 +63,8 @@ class Holding:
 
     @property
     def tied_ranks(self) -> set[int]:
-        """The ranks of a pipeline that hold a parameter which another one holds too."""
-        return {rank for ranks in self.shared.values() for rank in ranks}
+        """The ranks of a pipeline that hold a parameter which another one holds, and moves, too."""
+        return {rank for ranks in self.tied.values() for rank in ranks}
 
     @property
     def replicated(self) -> list[Parameter]:
@@ -78,9 +83,14 @@ class Holding:
         replicas = self.widths[pp]
         if replicas == 1 or self.level == 0:
             return first[dp::replicas]
-        statistics = [p for p in first if isinstance(p, Statistic)]
-        shards = [shard_of(p, replicas, dp) for p in first if not isinstance(p, Statistic)]
-        return [shard for shard in shards if shard.box_shape[0]] + statistics[dp::replicas]
+        wholes = [p for p in first if not is_shared_out(p, self.level)]
+        shards = [shard_of(p, replicas, dp) for p in first if is_shared_out(p, self.level)]
+        return [shard for shard in shards if shard.box_shape[0]] + wholes[dp::replicas]
+
+    def reached(self, comm: Communicator) -> Reached:
+        """What finds the parameters that a step leaves alone, over the ranks of the job, `comm`."""
+        names = [p.name for p in self.model.parameters() if p.trained]
+        return Reached(comm, names, [p for found in self.parameters.values() for p in found if p.trained])
 
     def clear_gradients(self) -> None:
         """Forget what a pass without an update accumulated."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mpitrain.arrays import Array, to_host
+from mpitrain.arrays import Array, namespace, to_host
 from mpitrain.comm import Communicator, Layout, Mesh, local
 from mpitrain.nn import Parameter
 from mpitrain.program import SCHEDULES
@@ -43,7 +43,7 @@ def self_check(worker: Worker) -> Difference | None:
     """Compare on rank 0 of the job; `None` on the other ranks.  Collective."""
     weights = gather(worker, lambda p: p.data)
     metrics = worker.gradients_only()
-    gradients = gather(worker, lambda p: p.settled_grad())
+    gradients = gather(worker, _gradient)
     worker.holding.clear_gradients()
     if worker.place.comm.rank > 0:
         return None
@@ -66,7 +66,7 @@ def self_check(worker: Worker) -> Difference | None:
             parameter.data[...] = one.arrays.asarray(weights[parameter.name])
         one.position = worker.position
         loss = one.gradients_only().loss
-        return loss, {p.name: to_host(p.settled_grad()) for p in one.holding.owned}
+        return loss, {p.name: to_host(p.settled_grad()) for p in one.holding.owned if p.moves}
 
     ((loss, expected),) = mesh.world.run(alone)
     differences = {name: _relative(gradients[name], grad) for name, grad in expected.items()}
@@ -98,6 +98,11 @@ def gather(worker: Worker, of: Callable[[Parameter], Array]) -> dict[str, np.nda
                 place.comm.irecv(part, rank, 0).wait()
             found[parameter.name][tuple(slice(start, stop) for start, stop in parameter.box)] = part
     return found
+
+
+def _gradient(parameter: Parameter) -> Array:
+    """A frozen parameter's is zero."""
+    return parameter.settled_grad() if parameter.moves else namespace(parameter.data).zeros_like(parameter.data)
 
 
 def _relative(a: Array | float, b: Array | float) -> float:

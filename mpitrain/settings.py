@@ -83,6 +83,7 @@ class Settings:
 
     def check(self, model: Model, layout: Layout, optimizer: Optimizer) -> None:
         """`ValueError` if they do not go together with these."""
+        optimizer.check(p for p in model.parameters() if not isinstance(p, Statistic))
         check_batch(self.batch, layout.widest, self.microbatches)
         if self.reproducible and not layout.even:
             raise ValueError(

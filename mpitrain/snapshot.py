@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from mpitrain.arrays import Array, namespace
-from mpitrain.checkpoint import Checkpoint, Common, Entry, save
+from mpitrain.checkpoint import Checkpoint, Common, Entry, is_slot, save
 from mpitrain.data import Position
 from mpitrain.nn import Box, Parameter
 from mpitrain.origin import changes, origin
@@ -20,8 +22,15 @@ from mpitrain.worker import Worker
 
 def write(worker: Worker, folder: Path) -> Path:
     """Write `folder/step-N`.  Collective; returns the new folder."""
-    meta = origin(worker) | {"position": asdict(worker.position)}
+    frozen = [p.name for p in worker.model.parameters() if not p.moves]
+    meta = origin(worker) | {"position": asdict(worker.position), "frozen": frozen}
     entries = [Entry(name=name, array=array, shape=p.shape, box=p.box) for name, (array, p) in _owned(worker).items()]
+    entries += [
+        Entry(name=_missed(p), array=np.array(state.missed[p.name]), shape=(), box=())
+        for state in worker.holding.states.values()
+        for p in state.trained
+        if state.missed[p.name] and p in worker.holding.owned and all(start == 0 for start, _ in p.box)
+    ]
     entries += [Entry(name=r.name, array=r.array[None], shape=r.shape, box=r.box) for r in _remembered(worker) if r.writes]
     return save(folder, worker.step, worker.place.comm, entries, meta)
 
@@ -35,10 +44,16 @@ def restore(worker: Worker, found: Common, *, restart_data: bool = False) -> lis
     checkpoint.check(worker.model.parameters())
     differences = changes(checkpoint.meta, origin(worker), restart_data=restart_data)
     boxes = [(name, parameter.box) for name, (_, parameter) in kept_arrays.items()]
-    stored = checkpoint.manifest.tensors
+    step, stored = checkpoint.manifest.step, checkpoint.manifest.tensors
+    states = worker.holding.states.values()
+    boxes += [(_missed(p), ()) for state in states for p in state.trained]
     boxes += [(r.name, _whole(stored[r.name].shape)) for r in _remembered(worker) if r.name in stored]
     found.bring(worker.place.comm, {file for name, box in boxes for file in checkpoint.files_of(name, box)})
+    frozen = set(checkpoint.meta.get("frozen", ()))  # what is trained from here on begins with nothing to remember
     for name, (array, parameter) in kept_arrays.items():
+        if is_slot(name) and parameter.name in frozen:
+            array.fill(0)
+            continue
         array[...] = worker.arrays.asarray(checkpoint.read(name, parameter.box), array.dtype)
     for kept in _remembered(worker):
         _recall(kept, checkpoint)
@@ -46,9 +61,17 @@ def restore(worker: Worker, found: Common, *, restart_data: bool = False) -> lis
         worker.holding.zero.refresh()
     worker.feed.forget()
     worker.position = worker.sampler.start() if restart_data else Position(**checkpoint.meta["position"])
-    for state in worker.holding.states.values():
-        state.step_count = checkpoint.manifest.step
+    for state in states:
+        state.step_count = step
+        for p in state.trained:
+            missed = int(checkpoint.read(_missed(p), ())) if _missed(p) in stored else 0
+            state.missed[p.name] = step if p.name in frozen else missed
     return differences
+
+
+def _missed(parameter: Parameter) -> str:
+    """Where a checkpoint keeps the number of steps in which nothing reached a parameter; of most there is none."""
+    return f"missed/{parameter.name}"
 
 
 def _remembered(worker: Worker) -> list[Remembered]:

@@ -22,7 +22,7 @@ from mpitrain.gradients import choose_summing
 from mpitrain.holding import Holding
 from mpitrain.nn import Model, NotFiniteError, Statistic
 from mpitrain.optim import Optimizer
-from mpitrain.parallel import DataParallel, Routes, sync_batch_norm
+from mpitrain.parallel import DataParallel, Routes, frozen_stages, sync_batch_norm
 from mpitrain.program import (
     Action,
     Compute,
@@ -43,6 +43,7 @@ from mpitrain.program import (
     gather_after_update,
     gather_around,
     inference,
+    leave_out,
     owners,
     refine,
     validate,
@@ -65,6 +66,7 @@ class Worker:
     ) -> None:
         """Cut the model, create this rank's stages, agree with the neighbours.  Collective."""
         settings.check(model, place.layout, optimizer)
+        model = model.training(optimizer.trains)
         self.place, self.model, self.data, self.settings, self.arrays = place, model, data, settings, arrays
         self.optimizer, self.dtype = optimizer, float_dtype(settings.dtype)
         self.identity, self.sampler = identity(data), Sampler(len(data), settings.seed)
@@ -79,7 +81,11 @@ class Worker:
         fine, ranges = settings.zero == 3, self.placement.ranges
         schedule = refine(chosen.schedule, [stop - start if fine else 1 for start, stop in ranges])
         ranges = [(i, i + 1) for i in range(len(model.layers))] if fine else ranges
+        frozen = frozen_stages(model, ranges)
+        schedule = leave_out(schedule, frozen)
         self.owner = owners(schedule)
+        #: The lowest stage that has something to train: backward ends there.
+        self.lowest_stage = min(self.owner.keys() - frozen)
         self.last_stage = len(self.owner) - 1
         self.holding = Holding(
             model, place, self.owner, ranges, optimizer, zero=settings.zero, arrays=arrays, dtype=self.dtype, seed=settings.seed
@@ -172,7 +178,9 @@ class Worker:
         """What each kind of action does on this rank."""
         place, arrays, mail = self.place, self.arrays, Mail()
         zero = self.holding.zero
-        self.compute = Compute(self.stages, self.model.loss, self.last_stage, mail, arrays, self.dtype, self._between)
+        self.compute = Compute(
+            self.stages, self.model.loss, self.last_stage, mail, arrays, self.dtype, self._between, lowest=self.lowest_stage
+        )
         self.transfers = Transfers(place.links, len(self.owner), mail, arrays)
         summing = choose_summing(place, self.settings, self.holding)
         self.compression = summing.compression
@@ -181,6 +189,7 @@ class Worker:
             self.compute,
             self.holding.states,
             self.holding.owned,
+            self.holding.reached(place.comm),
             self.settings.clip,
             summing.sums,
             self.settings.clip_value,
@@ -195,7 +204,7 @@ class Worker:
         #: How gradients are summed over the replicas, in one line; `None` where there is one.
         self.reduction = f"{summing.how}; {progress or 'after backward'}" if place.dp.size > 1 else None
         self.replicas = DataParallel(
-            self.holding.parameters,
+            self.holding.moving,
             summing.exchange,
             arrays,
             self.dtype,
@@ -231,7 +240,7 @@ class Worker:
     def _ready(self, program: Program, *, backward: bool = True) -> list[Action]:
         """This rank's part of `program`, once it is proven."""
         program = gather_around(program) if self.zero_level == 3 else program
-        validate(program, backward=backward, max_tag=self.place.comm.max_tag)
+        validate(program, backward=backward, lowest=self.lowest_stage, max_tag=self.place.comm.max_tag)
         return list(program[self.place.pp_rank])
 
     def _inference(self, microbatches: int) -> list[Action]:
@@ -274,7 +283,7 @@ class Worker:
         self._end_transfers()
         again = replace(batch, crossings={}, changing=lambda: False)
         self._run(self._inference(len(batch.microbatches)), again, replace(context, record=False, check=True))
-        for parameter in self.holding.owned:
+        for parameter in (p for p in self.holding.owned if p.moves):
             if not self.arrays.xp.isfinite(parameter.settled_grad()).all():
                 raise NotFiniteError(f"{error}: all outputs are finite, the gradient of {parameter.name} is not") from error
         self.place.comm.barrier()  # a rank that found more is about to say it

@@ -3,7 +3,7 @@
 from mpitrain.checkpoint.claim import Claim, claim, claim_run
 from mpitrain.checkpoint.common import Common, find
 from mpitrain.checkpoint.folder import is_checkpoint, newest
-from mpitrain.checkpoint.load import Checkpoint
+from mpitrain.checkpoint.load import Checkpoint, is_slot
 from mpitrain.checkpoint.manifest import Manifest
 from mpitrain.checkpoint.prune import prune
 from mpitrain.checkpoint.save import Entry, save
@@ -18,6 +18,7 @@ __all__ = [
     "claim_run",
     "find",
     "is_checkpoint",
+    "is_slot",
     "newest",
     "prune",
     "save",

@@ -5,34 +5,28 @@ Invariant: the keys are the arguments of the optimizer or the schedule, so `buil
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from mpitrain import optim
 from mpitrain.bounds import Count
 from mpitrain.config.section import Section
 
 
-def _compiles(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is not a regular expression ({error}); expected one that Python's re reads") from error
-    return pattern
-
-
 class GroupSection(Section):
     """One `[[optimizer.groups]]`: settings for some parameters; the first that matches wins."""
 
     describes = (optim.Group,)
-    match: Annotated[str, AfterValidator(_compiles)]
+    match: str
     """A regular expression that is searched for in a parameter's name."""
     lr_scale: float = 1.0
     """What their learning rate is multiplied by."""
     weight_decay: float | None = None
     """Their weight decay; by default what they have without a group."""
+    trained: bool | None = None
+    """Whether they are trained: false freezes them, which costs no gradient and no optimizer state; by default as the model
+    says."""
 
     def build(self) -> optim.Group:
         """The group."""

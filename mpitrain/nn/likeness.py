@@ -25,7 +25,7 @@ def _settings(module: Module) -> list[tuple[object, ...]]:
 
 def _said(value: object) -> object:
     if isinstance(value, Parameter):
-        return value.shape
+        return value.shape, value.trained
     if isinstance(value, tuple):
         return tuple(map(_said, value))
     return value if isinstance(value, Hashable) else object()  # like nothing else

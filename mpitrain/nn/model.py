@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 from mpitrain.arrays import Array
 from mpitrain.autograd import Tensor
 from mpitrain.nn.module import Module, set_names
+from mpitrain.nn.parameter import Parameter, Statistic
 
 
 class Loss(Protocol):
@@ -85,6 +86,29 @@ class Model(Stage):
         self.loss = loss
         self.settings = settings
         set_names(self)
+
+    @property
+    def lowest(self) -> int:
+        """Number of the first layer with a parameter to train: no gradient is wanted below it.  `ValueError` without one."""
+        for number, layer in enumerate(self.layers):
+            if any(p.trained for p in layer.parameters()):
+                return number
+        raise ValueError(
+            f"none of the model's {len(self.parameters())} parameters is trained; expected one at least: see Parameter.trained "
+            "and the optimizer's groups"
+        )
+
+    def training(self, trained: Callable[[Parameter], bool]) -> Model:
+        """The model with those of its parameters trained of which `trained` says so; this one is left as it is."""
+        parameters = [p for p in self.parameters() if not isinstance(p, Statistic)]
+        if all(p.trained == trained(p) for p in parameters):
+            return self
+        model = copy.copy(self)
+        model.layers = copy.deepcopy(self.layers)
+        for parameter in model.parameters():
+            if not isinstance(parameter, Statistic):
+                parameter.trained = trained(parameter)
+        return model
 
     def cut(self, ranges: Sequence[tuple[int, int]]) -> list[Stage]:
         """Layers `start .. stop` of each range as a stage, under their global names, sharing nothing with this model.

@@ -19,7 +19,8 @@ class Parameter(Weight):
     """A weight of a model.
 
     `shape` is the global one, `box` the part that is held here, `decays` whether weight decay applies (by default to
-    matrices and not to vectors: norms and biases).  `name` is its path from the model's root, set by `Model`.
+    matrices and not to vectors: norms and biases).  `name` is its path from the model's root, set by `Model`.  Set `trained` to
+    False to freeze it: it keeps its values, and costs no gradient and no optimizer state.
     """
 
     def __init__(self, shape: tuple[int, ...], init: Initializer, *, decays: bool | None = None) -> None:
@@ -29,6 +30,11 @@ class Parameter(Weight):
         self.name = ""
         self.box: Box = tuple((0, n) for n in shape)
         self.grad, self.fresh, self.on_grad = None, True, None
+
+    @property
+    def moves(self) -> bool:
+        """Whether steps change it."""
+        return self.trained
 
     @property
     def size(self) -> int:
@@ -59,11 +65,17 @@ class Statistic(Parameter):
     observed nothing.  `rows` counts the samples observed: a pass may come by twice, or not at all.
     """
 
+    trained = False
     rows: float = 0.0
 
     def __init__(self, shape: tuple[int, ...], init: Initializer, *, momentum: float) -> None:
         super().__init__(shape, init, decays=False)
         self.momentum = momentum
+
+    @property
+    def moves(self) -> bool:
+        """It follows what is observed."""
+        return True
 
     def observe(self, value: Array, rows: int) -> None:
         """Add what a microbatch of `rows` samples saw."""

@@ -7,12 +7,13 @@ Invariant: an optimizer has no state.  What it remembers of a weight is arrays o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from difflib import get_close_matches
+from typing import Annotated, Self
 
 from mpitrain.arrays import Array
-from mpitrain.bounds import NotNegative, Positive, Rate, check_fields
+from mpitrain.bounds import Known, NotNegative, Positive, Rate, check_fields
 from mpitrain.kernels.lamb import lamb
 from mpitrain.kernels.lars import lars
 from mpitrain.kernels.table import TWINS, Kernels
@@ -23,16 +24,30 @@ Slots = Mapping[str, Array]
 CONSTANT = Constant()
 
 
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ValueError(f"{pattern!r} is not a regular expression ({error}); expected one that Python's re reads") from error
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """Settings for the parameters in whose name the regular expression `match` is found."""
+    """Settings for the parameters in whose name the regular expression `match` is found.
 
-    match: str
+    With `trained` they are frozen (`False`) or not, whatever `Parameter.trained` says.
+    """
+
+    match: Annotated[str, Known(_compiled)]
     lr_scale: NotNegative = 1.0
     weight_decay: NotNegative | None = None
+    trained: bool | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+ALL_OTHERS = Group(match="")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,9 +86,29 @@ class Optimizer:
         """
         raise NotImplementedError(f"{type(self).__name__} must define update()")
 
+    def group_of(self, parameter: Parameter) -> Group:
+        """The first group that matches `parameter`."""
+        return next((group for group in self.groups if re.search(group.match, parameter.name)), ALL_OTHERS)
+
+    def trains(self, parameter: Parameter) -> bool:
+        """Whether `parameter` is trained: as its group says, or else as it says itself."""
+        trained = self.group_of(parameter).trained
+        return parameter.trained if trained is None else trained
+
+    def check(self, parameters: Iterable[Parameter]) -> None:
+        """`ValueError` if a group matches none of `parameters`, those of the model that can be trained."""
+        names = [parameter.name for parameter in parameters]
+        for group in self.groups:
+            if not any(re.search(group.match, name) for name in names):
+                close = ", ".join(get_close_matches(group.match, names, cutoff=0.0))
+                raise ValueError(
+                    f"the optimizer's group match = {group.match!r} is found in the name of no parameter that can be trained; "
+                    f"expected part of one, such as of {close}"
+                )
+
     def for_parameter(self, parameter: Parameter) -> Self:
         """The optimizer as it treats `parameter`: the settings of its group are its own."""
-        group = next((g for g in self.groups if re.search(g.match, parameter.name)), Group(match=""))
+        group = self.group_of(parameter)
         decay = self.weight_decay if parameter.decays else 0.0
         if group.weight_decay is not None:
             decay = group.weight_decay

@@ -6,7 +6,8 @@ coordinates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 
 from mpitrain.arrays import Array, empty_beside, sum_dtype
 from mpitrain.kernels.table import TWINS, Kernels
@@ -24,7 +25,9 @@ class OptimizerState:
         self.optimizer, self.kernels = optimizer, kernels
         self.step_count = 0
         self.statistics = [p for p in parameters if isinstance(p, Statistic)]
-        self.trained = [p for p in parameters if not isinstance(p, Statistic)]
+        self.trained = [p for p in parameters if p.trained]
+        #: By name, the steps in which nothing reached a parameter: to it they are none.
+        self.missed = Counter[str]()
         self._rules = [optimizer.for_parameter(p) for p in self.trained]
         self._slots = [{name: _zeros_for(p.data) for name in optimizer.slots} for p in self.trained]
 
@@ -33,13 +36,19 @@ class OptimizerState:
         """The learning rate of the next step, before any group's scale."""
         return self.optimizer.lr * self.optimizer.schedule(self.step_count)
 
-    def step(self, *, grad_scale: float = 1.0) -> None:
-        """Take one step along `grad_scale` times the accumulated gradients, and forget these."""
+    def step(self, *, grad_scale: float = 1.0, unreached: Collection[str] = ()) -> None:
+        """Take one step along `grad_scale` times the accumulated gradients, and forget these.
+
+        The parameters whose names are `unreached` are left alone, and so is all that is remembered of them.
+        """
         factor = self.optimizer.schedule(self.step_count)
         self.step_count += 1
         for p, rule, slots in zip(self.trained, self._rules, self._slots, strict=True):
-            lr, step, grad = rule.lr * factor, self.step_count, p.settled_grad()
-            rule.update(p.data, grad, slots, lr=lr, step=step, grad_scale=grad_scale, kernels=self.kernels)
+            if p.name in unreached:
+                self.missed[p.name] += 1
+            else:
+                lr, step, grad = rule.lr * factor, self.step_count - self.missed[p.name], p.settled_grad()
+                rule.update(p.data, grad, slots, lr=lr, step=step, grad_scale=grad_scale, kernels=self.kernels)
             p.clear_grad()
         for s in self.statistics:
             if s.rows:

@@ -15,8 +15,8 @@ from mpitrain.parallel.compression import (
 )
 from mpitrain.parallel.data import DataParallel, Exchange, MakeBucket, sum_by, sum_over
 from mpitrain.parallel.memory import Kept, kept_bytes
-from mpitrain.parallel.partition import layer_costs, partition
-from mpitrain.parallel.pipeline import Deal, Routes, cut_for, parameters_by_stage
+from mpitrain.parallel.partition import layer_work, partition
+from mpitrain.parallel.pipeline import Deal, Routes, cut_for, frozen_stages, parameters_by_stage
 from mpitrain.parallel.placement import (
     Placement,
     Stages,
@@ -32,7 +32,7 @@ from mpitrain.parallel.rows import shard_of
 from mpitrain.parallel.search import Order, no_time, search, stage_costs
 from mpitrain.parallel.sync_batch_norm import sync_batch_norm
 from mpitrain.parallel.tied import TiedWeights, holders
-from mpitrain.parallel.zero import Zero
+from mpitrain.parallel.zero import Zero, is_shared_out
 
 __all__ = [
     "DGC",
@@ -66,10 +66,12 @@ __all__ = [
     "check_weights",
     "checksum",
     "cut_for",
+    "frozen_stages",
     "holders",
+    "is_shared_out",
     "kept_bucket",
     "kept_bytes",
-    "layer_costs",
+    "layer_work",
     "no_time",
     "parameters_by_stage",
     "partition",

@@ -3,7 +3,8 @@
 Invariant: replicas start their buckets in the same order, each once all its gradients are complete, so the messages of all
 replicas match whatever each of them computes first; the sum is over replicas only, what it is divided by is decided once, in
 the tally.  In the first step nothing overlaps: it shows in which order gradients become ready on the first replica, which the
-buckets of all replicas follow, and after how many contributions.
+buckets of all replicas follow, and after how many contributions.  A gradient that had none in it has no such number: its bucket
+is summed last, after backward.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import accumulate
+from math import inf
 from typing import TypeVar
 
 import numpy as np
@@ -20,7 +22,7 @@ from mpitrain.arrays import Arrays
 from mpitrain.autograd import Weight
 from mpitrain.comm import Collective, Communicator, InFlight, Reduction
 from mpitrain.comm.allreduce import Allreduce, ring
-from mpitrain.nn import Parameter, Statistic
+from mpitrain.nn import Parameter
 from mpitrain.parallel.buckets import Bucket, Readiness, group_by_bytes, kept_bucket, readiness
 from mpitrain.program import Action, Watch
 
@@ -109,7 +111,7 @@ class _StageGradients:
         self.expected: dict[Parameter, int] = {}
         self.learning = True
         self.seen: list[Parameter] = []
-        self.missing: dict[Parameter, int] = {}
+        self.missing: dict[Parameter, float] = {}
         self.started = 0
         self.in_flight: list[tuple[Bucket, InFlight]] = []
 
@@ -119,9 +121,10 @@ class _StageGradients:
         if self.armed:  # where every microbatch's gradients are taken away: the last one's are
             self._complete()
         self.armed = True
-        self.missing = dict(self.expected)
         for parameter in self.parameters:
-            if not isinstance(parameter, Statistic):  # what forward passes observe says nothing of backward
+            self.missing[parameter] = self.expected.get(parameter, 0)
+            if parameter.trained:  # what forward passes observe says nothing of backward
+                self.missing[parameter] = self.missing[parameter] or inf
                 parameter.on_grad = self._contributed
 
     def finish(self) -> None:

@@ -42,16 +42,18 @@ def kept_bytes(
     reproducible: bool,
 ) -> Kept:
     """Of `parameters` in `dtype` with `slots` numbers of the optimizer a weight, what each of `replicas` keeps."""
-    count = sum(p.size for p in parameters)
+    moving = [p for p in parameters if p.moves]
+    count = sum(p.size for p in moving)
     nbytes = count * dtype.itemsize
+    frozen = sum(p.size for p in parameters) * dtype.itemsize - nbytes
 
     def shared(nbytes: int, level: int) -> int:
         """A replica's part of what ZeRO shares out from `level` on."""
         return nbytes // replicas if zero >= level else nbytes
 
-    remembered = remembered_bytes(compression, parameters, replicas, dtype) if compression else 0
+    remembered = remembered_bytes(compression, moving, replicas, dtype) if compression else 0
     return Kept(
-        weights=shared(nbytes, 3),
+        weights=shared(nbytes + frozen, 3),
         gradients=shared(nbytes, 1 if reproducible else 2),
         optimizer=shared(nbytes * slots, 1),
         exchange=remembered + (EXACT_BYTES * count if reproducible else 0),

@@ -15,9 +15,22 @@ import numpy as np
 from mpitrain.nn import Model
 
 
+def layer_work(model: Model) -> list[tuple[float, float, float]]:
+    """What each layer is taken to cost forward, for the gradient of its input and for those of its weights.
+
+    That is one and its parameters: those that are frozen have no gradient, and layers below the lowest trained one no backward.
+    """
+    work, lowest = [], model.lowest
+    for number, layer in enumerate(model.layers):
+        parameters = layer.parameters()
+        every, moving = (1.0 + sum(p.size for p in found) for found in (parameters, [p for p in parameters if p.moves]))
+        work.append((every, every, moving) if number >= lowest else (every, 0.0, 0.0))
+    return work
+
+
 def layer_costs(model: Model) -> list[float]:
-    """What each layer is taken to cost: its parameters, plus one so that no layer is free."""
-    return [1.0 + sum(p.size for p in layer.parameters()) for layer in model.layers]
+    """What each layer is taken to cost: its parameters, of frozen ones the part that is left to do, plus one: none is free."""
+    return [sum(work) / 3 for work in layer_work(model)]
 
 
 def partition(

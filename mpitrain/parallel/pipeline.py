@@ -32,6 +32,12 @@ def parameters_by_stage(stages: Mapping[int, Stage]) -> dict[int, list[Parameter
     return found
 
 
+def frozen_stages(model: Model, ranges: Sequence[tuple[int, int]]) -> set[int]:
+    """The stages, whose layers are `ranges`, that have nothing to train."""
+    trains = [any(p.trained for p in layer.parameters()) for layer in model.layers]
+    return {stage for stage, (start, stop) in enumerate(ranges) if not any(trains[start:stop])}
+
+
 class Routes:
     """The ways of a batch from the rank at `place` to the stages beside its own; a `Route`."""
 

@@ -107,4 +107,4 @@ def place_by_time(
 
 
 def _sizes(model: Model) -> list[float]:
-    return [sum(p.size for p in layer.parameters()) for layer in model.layers]
+    return [max(0.0, cost - 1.0) for cost in layer_costs(model)]

@@ -61,15 +61,15 @@ def profile_layers(
     known: dict[Hashable, _Found] = {}
     context = Context(samples=tuple(range(len(inputs))), kernels=kernels_for(arrays, dtype), dtype=dtype)
     x: tuple[Array, ...] = (arrays.asarray(inputs, dtype if inputs.dtype.kind == "f" else None),)
-    times, sizes = [], []
+    times, sizes, lowest = [], [], model.lowest
     for i in range(len(model.layers)):
         ends = i + 1 == len(model.layers)
         (stage,) = model.cut([(i, i + 1)])
-        key = likeness(stage.layers[0]), tuple((part.shape, str(part.dtype)) for part in x), i == 0, ends
+        key = likeness(stage.layers[0]), tuple((part.shape, str(part.dtype)) for part in x), i <= lowest, ends
         if key not in known:
             stage.materialize(arrays, dtype)
             loss = partial(_loss, model, arrays.asarray(targets)) if ends else None
-            run = partial(_run, stage, x, loss, arrays, context, first=i == 0)
+            run = partial(_run, stage, x, loss, arrays, context, wants=i > lowest)
             run()
             known[key] = min((run() for _ in range(repeats)), key=lambda found: sum(found[0]))
         seconds, saved, x = known[key]
@@ -94,12 +94,12 @@ def _run(
     arrays: Arrays,
     context: Context,
     *,
-    first: bool,
+    wants: bool,
 ) -> _Found:
-    """A layer's forward and backward on `x`, with the `loss` of what it gives if there is one."""
+    """A layer's forward and backward on `x`, whose gradient it `wants`, with the `loss` of what it gives if there is one."""
     arrays.synchronize()
     begin = time.perf_counter()
-    inputs = [Tensor(part, context=context, needs_grad=not first and _is_real(part)) for part in x]
+    inputs = [Tensor(part, context=context, needs_grad=wants and _is_real(part)) for part in x]
     y = layer(inputs[0] if len(inputs) == 1 else tuple(inputs))
     given = y if isinstance(y, tuple) else (y,)
     outputs = given if loss is None else (loss(y),)

@@ -22,7 +22,7 @@ def check_start(comm: Communicator, model: Model, datasets: Mapping[str, Dataset
 
     `datasets` holds each under what it is called.  Collective.
     """
-    lines = [f"parameter {p.name} {p.shape}" for p in model.parameters()]
+    lines = [f"parameter {p.name} {p.shape}{'' if p.moves else ', frozen'}" for p in model.parameters()]
     _check(comm, comm, lines, "every rank must build the same model")
     lines = [line for name, data in datasets.items() if data is not None for line in _samples(name, data)]
     advice = "every rank must read the same data: compare the files of the hosts, and for standard-library text their Python"

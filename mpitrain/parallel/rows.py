@@ -17,7 +17,7 @@ from mpitrain.nn import Parameter
 def shard_of(parameter: Parameter, replicas: int, rank: int) -> Parameter:
     """The description of the rows of `parameter` that replica `rank` holds; no row, where there are fewer than replicas."""
     shard = Parameter(parameter.shape, parameter.init, decays=parameter.decays)
-    shard.name = parameter.name
+    shard.name, shard.trained = parameter.name, parameter.trained
     shard.box = (split(parameter.shape[0], replicas)[rank], *parameter.box[1:])
     return shard
 

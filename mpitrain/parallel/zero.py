@@ -23,6 +23,11 @@ from mpitrain.parallel.rows import gather_rows, reduce_rows, rows_of, shard_of
 from mpitrain.program.action import Action
 
 
+def is_shared_out(parameter: Parameter, level: int) -> bool:
+    """Whether replicas hold shards of `parameter`: of a frozen one there is no more than its weights to share out."""
+    return parameter.trained or (level == 3 and not parameter.moves)
+
+
 class Zero:
     """GATHER and FREE for the stages of a rank, and the exchange of their gradients."""
 
@@ -34,12 +39,12 @@ class Zero:
         self.comm, self.level = comm, level
         # Weights travel apart from gradients: the same numbers are tags of both.
         self.weights_comm = comm.group(range(comm.size))
-        #: The weights that each stage computes with; two stages may share some.
+        #: The shared-out weights that each stage computes with; two stages may use one.
         self.used: dict[int, list[Parameter]] = {}
         self.statistics: dict[int, list[Parameter]] = {}
         for stage, module in stages.items():
             parameters = module.parameters()
-            self.used[stage] = [p for p in parameters if not isinstance(p, Statistic)]
+            self.used[stage] = [p for p in parameters if is_shared_out(p, level)]
             self.statistics[stage] = [p for p in parameters if isinstance(p, Statistic)]
         self.shards = {p: shard_of(p, comm.size, comm.rank) for used in self.used.values() for p in used}
         #: The stages for which a weight is whole, at level 3.

@@ -26,14 +26,15 @@ def saved_bytes(model: Model, sample: np.ndarray) -> list[int]:
     known: dict[Hashable, tuple[int, tuple[np.ndarray, ...]]] = {}
     found = []
     x: tuple[np.ndarray, ...] = (sample,)
-    for (layer,) in (stage.layers for stage in model.cut([(i, i + 1) for i in range(len(model.layers))])):
-        signature = likeness(layer), tuple((part.shape, str(part.dtype)) for part in x)
+    lowest = model.lowest
+    for number, (layer,) in enumerate(stage.layers for stage in model.cut([(i, i + 1) for i in range(len(model.layers))])):
+        signature = likeness(layer), number > lowest, tuple((part.shape, str(part.dtype)) for part in x)
         if signature not in known:
             for p in layer.parameters():
                 p.init = ZEROS
             layer.materialize(Arrays(), np.dtype(np.float32))
             context = Context(samples=(0,))
-            inputs = [Tensor(part, context=context, needs_grad=part.dtype.kind == "f") for part in x]
+            inputs = [Tensor(part, context=context, needs_grad=number > lowest and part.dtype.kind == "f") for part in x]
             y = layer(inputs[0] if len(inputs) == 1 else tuple(inputs))
             parts = y if isinstance(y, tuple) else (y,)
             known[signature] = saved_by(parts, layer.parameters()), tuple(np.zeros_like(part.data) for part in parts)

@@ -18,7 +18,8 @@ from mpitrain.parallel import (
     Kept,
     LayerProfile,
     cut_for,
-    layer_costs,
+    frozen_stages,
+    layer_work,
     parameters_by_stage,
     place_by_hand,
     place_by_parameters,
@@ -26,7 +27,7 @@ from mpitrain.parallel import (
     stage_costs,
 )
 from mpitrain.plan.activations import saved_bytes
-from mpitrain.program import Search, add_transfers, owners, simulate
+from mpitrain.program import Search, add_transfers, leave_out, owners, simulate
 from mpitrain.settings import Settings
 
 
@@ -94,18 +95,19 @@ def plan(model: Model, optimizer: Optimizer, layout: Layout, settings: Settings,
     the plan says so.
     """
     settings.check(model, layout, optimizer)
+    model = model.training(optimizer.trains)
     schedule, stages = settings.schedule, settings.stages
     actions, notes = schedule(layout.pp, settings.microbatches), []
     owner = owners(actions)
-    widths, costs = [layout.widths[pp] for _, pp in sorted(owner.items())], layer_costs(model)
+    widths = [layout.widths[pp] for _, pp in sorted(owner.items())]
     ranges = (place_by_parameters(model, widths) if isinstance(stages, str) else place_by_hand(model, stages, widths)).ranges
     if stages == "auto":
         notes.append("stages: a run chooses them at its start by measured time; here they are by parameters")
     width, rows = float_dtype(settings.dtype).itemsize, -(-settings.batch // settings.microbatches)
     saved = [size * width // 4 for size in saved_bytes(model, sample)]
     profile = [
-        LayerProfile(forward=cost, input_grad=cost, weight_grad=cost, saved=size * -(-rows // layout.widest))
-        for cost, size in zip(costs, saved, strict=True)
+        LayerProfile(forward=forward, input_grad=inputs, weight_grad=weights, saved=size * -(-rows // layout.widest))
+        for (forward, inputs, weights), size in zip(layer_work(model), saved, strict=True)
     ]
     by_stage = stage_costs(profile, ranges, widths)
     if isinstance(schedule, Search):
@@ -113,7 +115,7 @@ def plan(model: Model, optimizer: Optimizer, layout: Layout, settings: Settings,
         fixed = [settings.kept_bytes(part, optimizer, replicas).total for part, replicas in zip(parts, widths, strict=True)]
         actions = search(actions, by_stage, fixed, settings.memory_bytes).schedule
         notes.append("order: a run searches for it at its start by measured times; here by parameters, B twice F")
-    timeline = simulate(add_transfers(actions), by_stage)
+    timeline = simulate(add_transfers(leave_out(actions, frozen_stages(model, ranges))), by_stage)
     ranks = []
     for pp, replicas in enumerate(layout.widths):
         mine = [ranges[stage] for stage in sorted(owner) if owner[stage] == pp]

@@ -10,8 +10,10 @@ from mpitrain.program.lower import (
     arm_reduction,
     gather_after_update,
     gather_around,
+    leave_out,
     refine,
 )
+from mpitrain.program.reached import Reached
 from mpitrain.program.schedules import (
     SCHEDULES,
     ScheduleFunction,
@@ -53,6 +55,7 @@ __all__ = [
     "Piece",
     "Program",
     "ProgramError",
+    "Reached",
     "Route",
     "Schedule",
     "ScheduleFunction",
@@ -75,6 +78,7 @@ __all__ = [
     "gpipe",
     "inference",
     "interleaved",
+    "leave_out",
     "looped_bfs",
     "one_f_one_b",
     "owners",

@@ -41,9 +41,14 @@ class Compute:
         arrays: Arrays,
         dtype: np.dtype,
         between: Callable[[], None] = lambda: None,
+        *,
+        lowest: int = 0,
     ) -> None:
-        """`between` is called between layers forward and between ops backward, to move on what is under way."""
-        self.between = between
+        """`between` is called between layers forward and between ops backward, to move on what is under way.
+
+        Stages below `lowest` have nothing to train, and no backward.
+        """
+        self.between, self.lowest = between, lowest
         self.stages, self.loss, self.last_stage, self.mail = stages, loss, last_stage, mail
         self.arrays, self.dtype = arrays, dtype
         self.context, self.kernels = Context(), kernels_for(arrays, dtype)
@@ -68,7 +73,7 @@ class Compute:
         """F: run the stage; on the last one, the loss too."""
         stage, i = slot = _slot(action)
         microbatch, context = self.microbatches[i], self.contexts[i]
-        wants = context.record and stage > 0
+        wants = context.record and stage > self.lowest
         arrived = self.mail.inputs.pop(slot) if stage else (self._first_input(microbatch),)
         inputs = [Tensor(x, context=context, needs_grad=wants and _is_real(x)) for x in arrived]
         y: Any = inputs[0] if len(inputs) == 1 else tuple(inputs)
@@ -88,7 +93,7 @@ class Compute:
             self.count += self.loss.count(microbatch.targets)
             if context.record:
                 self.mail.grads[slot] = (self.arrays.asarray(np.array(context.sample_weight, y.data.dtype)),)
-        if context.record:
+        if context.record and stage >= self.lowest:
             self.live[slot] = [x for x in inputs if _is_real(x.data)], [part for part in _parts(y) if _is_real(part.data)]
 
     def backward(self, action: Action) -> None:
@@ -117,7 +122,7 @@ class Compute:
         stage, i = slot
         inputs, outputs = self.live.pop(slot)
         grads = backward(outputs, self.mail.grads.pop(slot), leaves=inputs, put_off=put_off, between=self.between)
-        if stage > 0:
+        if stage > self.lowest:
             zeros = self.arrays.xp.zeros_like
             self.mail.grads[stage - 1, i] = tuple(
                 zeros(x.data) if dx is None else dx for x, dx in zip(inputs, grads, strict=True)

@@ -23,9 +23,27 @@ _COMPUTE = {Kind.F, Kind.B, Kind.I, Kind.W}
 _BACKWARD = {Kind.B, Kind.W}
 
 
+def leave_out(schedule: Schedule, frozen: Collection[int]) -> Schedule:
+    """Leave out W of the `frozen` stages, whose I is all of B, and all backward of those that have only such below them."""
+    lowest = min(owners(schedule).keys() - set(frozen))
+
+    def needed(rank: int, action: Action) -> list[Action]:
+        if action.kind is Kind.F or action.stage not in frozen:
+            return [action]
+        if action.kind is Kind.W or action.stage < lowest:
+            return []
+        return [Action(Kind.B, action.stage, action.microbatch)]
+
+    return _expand(schedule, needed)
+
+
 def add_transfers(schedule: Schedule) -> Program:
-    """Receive what a stage needs before it runs and send what it made right after, where the neighbour is another rank."""
+    """Receive what a stage needs before it runs and send what it made right after, where the neighbour is another rank.
+
+    No gradient goes to a stage without backward.
+    """
     owner = owners(schedule)
+    backward = {action.stage for actions in schedule for action in actions if action.kind is not Kind.F}
 
     def transfers(rank: int, action: Action) -> list[Action]:
         if action.kind not in _TRANSFERS:
@@ -34,7 +52,8 @@ def add_transfers(schedule: Schedule) -> Program:
         around = [action]
         if owner.get(action.stage + before, rank) != rank:
             around.insert(0, Action(receive, action.stage, action.microbatch))
-        if owner.get(action.stage + after, rank) != rank:
+        following = action.stage + after
+        if owner.get(following, rank) != rank and (action.kind is Kind.F or following in backward):
             around.append(Action(send, action.stage, action.microbatch))
         return around
 

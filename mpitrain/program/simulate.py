@@ -114,7 +114,8 @@ HELD = {Kind.F: +1, Kind.B: -1, Kind.W: -1}
 
 def peak_activations(actions: Sequence[Action]) -> int:
     """The most forwards whose backward is still to come."""
-    return max(accumulate((HELD.get(action.kind, 0) for action in actions), initial=0))
+    backward = {action.stage for action in actions if action.kind in (Kind.B, Kind.W)}
+    return max(accumulate((HELD.get(action.kind, 0) for action in actions if action.stage in backward), initial=0))
 
 
 def _memory(spans: Sequence[Span], costs: Durations) -> list[tuple[float, float]]:

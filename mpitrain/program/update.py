@@ -14,10 +14,11 @@ import numpy as np
 
 from mpitrain.arrays import Array, to_host
 from mpitrain.comm.communicator import Communicator
-from mpitrain.nn import Classification, NotFiniteError, Parameter, Statistic
+from mpitrain.nn import Classification, NotFiniteError, Parameter
 from mpitrain.optim import OptimizerState, clip_scale, clip_values, squared_norms
 from mpitrain.program.action import Action
 from mpitrain.program.compute import Compute
+from mpitrain.program.reached import Reached
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +78,7 @@ class Update:
         compute: Compute,
         states: Mapping[int, OptimizerState],
         counted: Sequence[Parameter],
+        reached: Reached,
         clip: float | None,
         sums: Sums = PLAIN_SUMS,
         clip_value: float | None = None,
@@ -84,11 +86,12 @@ class Update:
     ) -> None:
         """`states` by stage; `counted` are the parameters, or shards of some, that this rank alone enters into the norm.
 
-        `clip` bounds the norm of the mean gradient, and then `clip_value` each of its elements.  `statistics` are the names of
-        the model's, whichever rank has them.
+        `reached` finds those that a step leaves alone.  `clip` bounds the norm of the mean gradient, and then `clip_value` each
+        of its elements.  `statistics` are the names of the model's, whichever rank has them.
         """
         self.comm, self.compute, self.states, self.counted, self.clip = comm, compute, states, counted, clip
-        self.sums, self.clip_value = sums, clip_value
+        self.sums, self.clip_value, self.reached = sums, clip_value, reached
+        self.unreached = frozenset[str]()
         mine = {s.name: s for state in states.values() for s in state.statistics}
         #: The model's statistics, `None` for those of other ranks.
         self.statistics = [mine.get(name) for name in statistics]
@@ -101,16 +104,19 @@ class Update:
     def tally(self, action: Action) -> None:
         """TALLY: add up over all ranks.  `NotFiniteError` on every rank if the loss or a gradient is not finite."""
         training = self.compute.context.record
-        norms = self.sums.squares(p for p in self.counted if training and not isinstance(p, Statistic))
+        norms = self.sums.squares(p for p in self.counted if training and p.trained)
         squares = np.concatenate([np.zeros(0), *(to_host(found).reshape(-1) for found in norms)])
+        missed = self.reached.missed() if training else []
         compute = self.compute
-        here: list[Numbers] = [compute.loss_values(), [compute.count], [compute.correct], squares, [float(self.changing())]]
+        here: list[Numbers] = [compute.loss_values(), [compute.count], [compute.correct], squares]
+        here += [[float(len(missed))], [float(self.changing())]]
         here += [[statistic.rows if statistic else 0.0] for statistic in self.statistics]
-        loss_sum, count, correct, norm, changing, *observed = self.sums.add(self.comm, here)
+        loss_sum, count, correct, norm, misses, changing, *observed = self.sums.add(self.comm, here)
         for statistic, total in zip(self.statistics, observed, strict=True):
             if statistic:
                 statistic.rows = total  # of all ranks, as what they observed was summed
         self.changes = changing > 0
+        self.unreached = self.reached.nowhere(missed) if misses else frozenset()
         loss = loss_sum / count if count else math.nan
         # Gradients were seeded with the weight of a sample; what is wanted is that of the mean over the counted targets.
         scale = 1.0 / (count * self.compute.context.sample_weight) if count else math.nan
@@ -127,4 +133,4 @@ class Update:
         state = self.states[action.stage]
         if self.clip_value is not None:
             clip_values(state.trained, self.clip_value / self.grad_scale)
-        state.step(grad_scale=self.grad_scale)
+        state.step(grad_scale=self.grad_scale, unreached=self.unreached)

@@ -18,14 +18,19 @@ class ProgramError(ValueError):
 
 
 def validate(
-    program: Program, *, backward: bool = True, max_tag: int | None = None, limits: Sequence[int] | None = None
+    program: Program,
+    *,
+    backward: bool = True,
+    lowest: int = 0,
+    max_tag: int | None = None,
+    limits: Sequence[int] | None = None,
 ) -> None:
     """Raise `ProgramError`, showing the culprit in the program's grid, unless the program can be run.
 
-    That is: every microbatch runs forward once and (with `backward`) backward once on every stage, each stage lives on one
-    rank, B comes after F and W after I, what a stage needs is there when it runs, every send has its receive, no order can
-    block all ranks, no rank holds more activations of a stage than its entry of `limits`, and every message's tag is at most
-    `max_tag`.  In time linear in the number of actions.
+    That is: every microbatch runs forward once and (with `backward`, from stage `lowest` on) backward once on every stage, each
+    stage lives on one rank, B comes after F and W after I, what a stage needs is there when it runs, every send has its
+    receive, no order can block all ranks, no rank holds more activations of a stage than its entry of `limits`, and every
+    message's tag is at most `max_tag`.  In time linear in the number of actions.
 
     Freedom from deadlock does not lean on room in the network.  An executor posts receives in the program's order, each at the
     latest when its action is reached, and waits for its sends only after its last action.  So whatever a send waits for, the
@@ -34,7 +39,7 @@ def validate(
     the last action every receive is posted, so every send ends.  This holds for any number of receives posted early, and
     for any number of replicas a stage: what waits for an action then waits for it on some replicas.
     """
-    _check_compute(program, backward)
+    _check_compute(program, lowest if backward else len(owners(program)))
     _check_order(program)
     _check_transfers(program)
     walk = replay(program, lambda action: 0.0, lambda action: 0.0)
@@ -73,8 +78,8 @@ def _fail(program: Program, rank: int, at: int, why: str) -> None:
     raise ProgramError(f"rank {rank}, {program[rank][at]}: {why}\n{grid(program, [(rank, at)])}")
 
 
-def _check_compute(program: Program, backward: bool) -> None:
-    """Each stage on one rank, and the same microbatches through each, once forward and once backward."""
+def _check_compute(program: Program, lowest: int) -> None:
+    """Each stage on one rank, and the same microbatches through each, once forward and, from `lowest` on, once backward."""
     owner = owners(program)
     if sorted(owner) != list(range(len(owner))):
         raise ProgramError(f"the program has stages {sorted(owner)}; expected 0, 1, 2 and so on without a gap")
@@ -92,9 +97,10 @@ def _check_compute(program: Program, backward: bool) -> None:
                 if home != rank:
                     _fail(program, rank, at, f"stage {action.stage} lives on rank {home}; expected one rank a stage")
                 found.setdefault((action.stage, action.microbatch), {})[action.kind] = at
-    wanted = [{Kind.F, Kind.B}, {Kind.F, Kind.I, Kind.W}] if backward else [{Kind.F}]
     microbatches = sorted({i for _, i in found if i is not None})
     for stage, rank in owner.items():
+        backward = stage >= lowest
+        wanted = [{Kind.F, Kind.B}, {Kind.F, Kind.I, Kind.W}] if backward else [{Kind.F}]
         for i in microbatches:
             places = found.get((stage, i), {})
             if set(places) not in wanted:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpitrain.arrays import Array, empty_beside, namespace, sum_dtype
-from mpitrain.comm import Collective, Communicator, Peers, Place, Request
+from mpitrain.comm import Collective, Communicator, Peers, Place, Reduction, Request
+from mpitrain.comm.allreduce import halving
 from mpitrain.data import split
-from mpitrain.nn import Box, Parameter, Statistic
+from mpitrain.nn import Box, Parameter
 from mpitrain.parallel.buckets import Bucket
 from mpitrain.parallel.compression.compressor import Compressor, Held, Piece, Slot, sum_dense
 from mpitrain.parallel.data import Exchange
@@ -72,12 +73,13 @@ class Compression:
         lossless: Exchange,
     ) -> None:
         self.compressor, self.wire, self.lossless = compressor, Wire(place.dp), lossless
+        self._replicas = place.dp
         #: The number of the step that the next exchanges belong to; `None` where nothing may be lost or remembered.
         self.step: int | None = None
         self.state: dict[Parameter, dict[str, Array]] = {}
         self._remembered: list[Remembered] = []
         for parameter in parameters:
-            if isinstance(parameter, Statistic) or not compressor.takes(parameter) or parameter in self.state:
+            if not parameter.trained or not compressor.takes(parameter) or parameter in self.state:
                 continue
             holders = shared.get(parameter.name, (place.pp_rank,))
             widths = [place.layout.widths[pp] for pp in holders]
@@ -103,7 +105,16 @@ class Compression:
         if self.step is None:
             yield from self.lossless(bucket)
             return
-        pieces = [Piece(name=p.name, grad=p.settled_grad(), state=self.state[p]) for p in bucket.parameters if p in self.state]
+        compressed = [p for p in bucket.parameters if p in self.state]
+        # What no replica has a gradient of is left alone, and so is what is remembered of it.
+        reached = np.array([p.reached for p in compressed], np.uint8)
+        if compressed:
+            yield from halving(self._replicas, reached, Reduction.MAX, bucket.index)
+        pieces = [
+            Piece(name=p.name, grad=p.settled_grad(), state=self.state[p])
+            for p, somewhere in zip(compressed, reached.tolist(), strict=True)
+            if somewhere
+        ]
         dense = [p.settled_grad() for p in bucket.parameters if p not in self.state]
         if pieces:
             yield from self.compressor.exchange(self.wire, pieces, step=self.step, tag=bucket.index)
@@ -120,7 +131,7 @@ def remembered_bytes(compressor: Compressor, parameters: Iterable[Parameter], re
     return sum(
         math.prod(slot.shape) * sum_dtype(dtype).itemsize // (replicas if slot.held is Held.ROWS else 1)
         for parameter in parameters
-        if not isinstance(parameter, Statistic) and compressor.takes(parameter)
+        if parameter.trained and compressor.takes(parameter)
         for slot in compressor.slots(parameter)
     )
 
