@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mpitrain.checkpoint import Claim, claim_run
-from mpitrain.comm import Layout, Mesh, World
+from mpitrain.comm import Communicator, Layout, Mesh, World, roll_call
 from mpitrain.config import Config, dump
 from mpitrain.data import TokenDataset, check_vocab
 from mpitrain.observe import MetricsFile, Progress, StepReport, Tracing
@@ -67,7 +67,12 @@ def prepare(config: Config, world: World, resume: str, *, arrays: str | None, re
     """
     _check_sample(config)
     mesh = Mesh(world, Layout(**config.layout.settings()))
-    claim = world.run(lambda comm: claim_run(comm, config.run.path(), fresh=resume != "auto"))[0]
+
+    def begin(comm: Communicator) -> Claim:
+        roll_call(comm, "the start of the run", config.run.timeout_s)
+        return claim_run(comm, config.run.path(), fresh=resume != "auto")
+
+    claim = world.run(begin)[0]
     try:
         trainer = _trainer(config, mesh, arrays)
         resumed = None if resume == "never" else _resume(trainer, claim.path, resume, restart_data)

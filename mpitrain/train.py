@@ -18,7 +18,7 @@ from mpitrain import generate, selfcheck, snapshot
 from mpitrain.arrays import arithmetic, choose, keep_freed_pages
 from mpitrain.bounds import Count, NotNegative, NotNegativeInt, Positive, check, checked
 from mpitrain.checkpoint import Claim, claim, find, prune
-from mpitrain.comm import Communicator, Mesh, Watchdog
+from mpitrain.comm import Communicator, Mesh, Watchdog, roll_call
 from mpitrain.comm.launch import TERMINAL_VARIABLE
 from mpitrain.data import Dataset, TokenDataset, check_vocab
 from mpitrain.nn import Classification, Model
@@ -52,7 +52,8 @@ class Trainer:
     - `reproducible` makes every layout of the same dp x microbatches give the same bits (`parallel.reproducible`).
     - With `debug`, replicas compare their weights before the first step of a `fit`, every `check_every` steps and at the end.
     - `arrays` is `"numpy"`, `"cupy"`, or `None` for CuPy where it finds a GPU.
-    - An action that takes longer than `timeout_s` ends the job and says who waits for what.
+    - An action that takes longer than `timeout_s` ends the job and says who waits for what; so does a rank that does not come
+      here for as long, which is named.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Trainer:
         self.model, self.data, self.mesh, self.validation = model, data, mesh, validation
 
         def worker(comm: Communicator) -> Worker:
+            roll_call(comm, "Trainer()", timeout_s)
             host = comm.same_host()
             library = choose(arrays, local_rank=host.rank, local_size=host.size)
             check_start(comm, model, {"training data": data, "validation data": validation})

@@ -9,6 +9,7 @@ from mpitrain.comm.local import local
 from mpitrain.comm.mesh import Mesh, Place
 from mpitrain.comm.post import PeerGoneError, RankDiedError
 from mpitrain.comm.progress_thread import ProgressChoice, ProgressThread, choose_progress, progress_named
+from mpitrain.comm.rollcall import roll_call
 from mpitrain.comm.start import world
 from mpitrain.comm.text import broadcast_text, gather_text, spans
 from mpitrain.comm.watchdog import Watchdog
@@ -37,6 +38,7 @@ __all__ = [
     "launch",
     "local",
     "progress_named",
+    "roll_call",
     "spans",
     "world",
 ]
