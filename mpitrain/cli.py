@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a model's text ends no run on a terminal that lacks a letter of it
     options = _parser().parse_args(arguments)
-    with end_job_on_failure():
+    with end_job_on_failure(), _warnings_in_a_line():
         sys.exit(options.verb(options))
 
 
@@ -75,6 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     recipes = verbs.add_parser("recipes", help="list the recipes")
     recipes.set_defaults(verb=_recipes)
     return parser
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """A person is told the warning, and not the line of the package that warns."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *where: print(f"mpitrain: {message}", file=sys.stderr, flush=True)
+        yield
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -87,6 +88,17 @@ def test_a_layout_that_computes_something_else_is_an_error(monkeypatch):
     monkeypatch.setattr("mpitrain.job.run", lambda job: 1)
     with pytest.raises(SystemExit, match="mpitrain: this layout computes something else than one rank does: see the self-"):
         main(["train", "gpt-stdlib"])
+
+
+def test_a_warning_is_a_line(monkeypatch, capsys):
+    monkeypatch.setattr("mpitrain.comm.world", lambda: None)
+    monkeypatch.setattr("mpitrain.job.prepare", lambda *given, **settings: warnings.warn("passing over step-3", stacklevel=1))
+    monkeypatch.setattr("mpitrain.job.run", lambda job: 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        with pytest.raises(SystemExit):
+            main(["train", "gpt-stdlib"])
+    assert capsys.readouterr().err == "mpitrain: passing over step-3\n"
 
 
 @pytest.mark.parametrize("line", [["run", "-n", "2", "trian", "gpt-stdlib"], ["run", "-n", "2", "train"], ["plot"]])
