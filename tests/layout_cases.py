@@ -34,7 +34,7 @@ def llama_with_all():
     """Every setting in which the relatives of Llama differ; the context is shorter than the sequences."""
     rope = {"rope_type": "dynamic", "factor": 2.0, "partial_rotary_factor": 0.5}
     biases = {"qkv_bias": True, "out_bias": True, "mlp_bias": True}
-    return llama(head_dim=12, context=7, rope=rope, window=12, qk_norm=True, tied=True, padding=4, **biases)
+    return llama(head_dim=12, context=7, rope=rope, window=5, qk_norm=True, tied=True, padding=4, **biases)
 
 
 def mlp():

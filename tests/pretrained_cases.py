@@ -73,10 +73,11 @@ CONFIGS = {
         **LLAMA, rope_parameters=YARN["rope_parameters"] | YARN_MORE, max_position_embeddings=4000
     ),
     "mistral": MistralConfig(**LLAMA, sliding_window=None),
-    "mistral, window": MistralConfig(**LLAMA, sliding_window=TIME),
+    "mistral, window": MistralConfig(**LLAMA, sliding_window=6),
     "qwen2, tied, padding": Qwen2Config(**LLAMA | {"tie_word_embeddings": True, "pad_token_id": 5}),
     "qwen3": Qwen3Config(**LLAMA, head_dim=14),
     "qwen3, biases": Qwen3Config(**LLAMA, head_dim=8, attention_bias=True),
+    "phi3, window of one": Phi3Config(**LLAMA | {"num_key_value_heads": None}, sliding_window=1),
     "phi3": Phi3Config(**LLAMA | {"num_key_value_heads": None}),
     "phi3, part of a head, short": Phi3Config(**LLAMA, **PART, original_max_position_embeddings=TIME),
     "phi3, part of a head, long": Phi3Config(**LLAMA, **PART, original_max_position_embeddings=TIME - 1),

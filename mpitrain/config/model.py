@@ -72,7 +72,7 @@ class LlamaSection(Section):
     rope: dict[str, Any] | None = None
     """Scaling of the rotary angles: `rope_type` and its keys, as in the `rope_scaling` of a config.json."""
     window: int | None = None
-    """How many tokens one sees, itself included; longer sequences are refused."""
+    """How many tokens one sees, itself included, by default all before it."""
     qkv_bias: bool = False
     """Whether queries, keys and values have biases."""
     out_bias: bool = False

@@ -28,7 +28,7 @@ class Attention(Module):
     `kv_heads` (by default `heads`) divides `heads`: that many query heads share a key head.  `head_dim` is width / heads by
     default.  `bias` is of the first product, `out_bias` (by default the same) of the last.  `norm_eps` norms the queries and
     keys of each head, then `rotary` turns them by their positions.  A `window` is how many tokens a query sees, itself
-    included; longer sequences are refused.  `init` and `out_init` draw the two weights.
+    included.  `init` and `out_init` draw the two weights.
     """
 
     @checked
@@ -58,14 +58,9 @@ class Attention(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, time, width) to the same shape."""
-        time = x.shape[1]
-        if self.window is not None and time > self.window:
-            raise ValueError(
-                f"a sequence has {time} tokens, and each sees the last {self.window} only, which is not built for longer "
-                f"sequences; expected at most {self.window} tokens: cut the sequences"
-            )
-        rope = None if self.rotary is None else self.rotary.tables(time, namespace(x.data), x.data.dtype)
-        return self.out(attention(self._normed(self.qkv(x)), heads=self.heads, kv_heads=self.kv_heads, rope=rope))
+        rope = None if self.rotary is None else self.rotary.tables(x.shape[1], namespace(x.data), x.data.dtype)
+        qkv = self._normed(self.qkv(x))
+        return self.out(attention(qkv, heads=self.heads, kv_heads=self.kv_heads, rope=rope, window=self.window))
 
     def _normed(self, qkv: Tensor) -> Tensor:
         if self.q_norm is None or self.k_norm is None:

@@ -14,14 +14,15 @@ INDEX = np.array([2, 0, 2, 1])
 TARGETS = np.array([[3, -100, 0], [6, 2, -100]])
 
 
-def sdpa(heads, kv_heads):
+def sdpa(heads, kv_heads, window=None):
     """torch's attention on our packed layout."""
 
     def run(qkv):
         b, t, packed = qkv.shape
+        seen = torch.ones(t, t, dtype=torch.bool).tril().triu(1 - (window or t))
         d = packed // (heads + 2 * kv_heads)
         q, k, v = qkv.reshape(b, t, -1, d).transpose(1, 2).split([heads, kv_heads, kv_heads], dim=1)
-        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
         return y.transpose(1, 2).reshape(b, t, heads * d)
 
     return run
@@ -135,6 +136,16 @@ CASES = [
         ours=lambda x: ops.attention(x, heads=2, kv_heads=1),
         theirs=sdpa(2, 1),
         inputs=((1, 193, 12),),
+    ),
+    # Blocks have 32 rows: less than one, the last that reaches no further block back, the first that does, and more.
+    *(
+        Case(
+            name=f"attention, window {window}",
+            ours=lambda x, window=window: ops.attention(x, heads=2, kv_heads=1, window=window),
+            theirs=sdpa(2, 1, window),
+            inputs=((1, 99, 8),),
+        )
+        for window in (1, 5, 32, 33, 34, 64, 98)
     ),
     Case(
         name="cross entropy",

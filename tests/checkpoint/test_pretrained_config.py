@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from pretrained_cases import CONFIGS, LLAMA, LONG, PART, SHORT, TIME, change, rope, theirs_of, tokens_of
+from pretrained_cases import CONFIGS, LLAMA, LONG, PART, SHORT, change, rope, theirs_of, tokens_of
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from mpitrain.arrays import Arrays
@@ -170,14 +170,6 @@ def test_dropout_is_taken_over_or_said(tmp_path):
     change(tmp_path, embd_pdrop=0.5, attn_pdrop=0.125)
     with pytest.warns(UserWarning, match=r"config.json has attn_pdrop = 0.125: training goes without this dropout"):
         assert from_pretrained(tmp_path, dropout=0.5).settings["dropout"] == 0.5
-
-
-def test_a_sequence_longer_than_the_window_is_refused(tmp_path):
-    theirs_of("mistral, window").save_pretrained(tmp_path)
-    model = from_pretrained(tmp_path)
-    model.materialize(Arrays(), np.dtype(np.float32))
-    with pytest.raises(ValueError, match=f"a sequence has {TIME + 1} tokens, and each sees the last {TIME} only"):
-        model(Tensor(np.zeros((1, TIME + 1), np.int64)))
 
 
 def test_every_key_that_transformers_writes_is_in_a_table():

@@ -100,7 +100,7 @@ def test_what_is_not_finite_stays_so():
         np.testing.assert_array_equal(np.isnan(a), np.isnan(x))
     p = drawn(1, 1, 1, 40, 40)
     p[..., 7, 5], p[..., 30, 2] = np.nan, np.inf
-    FUSED.attention.softmax(p, 0, 40)
+    FUSED.attention.softmax(p, 0, 0, 40, 40)
     np.testing.assert_array_equal(np.flatnonzero(~np.isfinite(p).all(-1)), [7, 30])
 
 
@@ -114,16 +114,17 @@ def test_strided_and_read_only_arrays():
     np.testing.assert_array_equal(FUSED.gelu_tanh(spread)[0][4], FUSED.gelu_tanh(x[0])[0])
 
 
+@pytest.mark.parametrize(("first", "window"), [(0, 45), (0, 40), (0, 7), (5, 16), (20, 1)])
 @pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_attention(scale):
-    x, p, dp = drawn(2, 3, 1, 45, 8), drawn(2, 3, 2, 45, 45) * np.float32(scale), drawn(2, 3, 2, 20, 40)
+def test_attention(scale, first, window):
+    x, p, dp = drawn(2, 3, 1, 45, 8), drawn(2, 3, 2, 45, 45) * np.float32(scale), drawn(2, 3, 2, 20, 40 - first)
     np.testing.assert_array_equal(FUSED.attention.turned(x, 0.5), TWINS.attention.turned(x, 0.5))
     q = p.astype(np.float64)
-    FUSED.attention.softmax(p, 20, 40)
-    TWINS.attention.softmax(q, 20, 40)
+    FUSED.attention.softmax(p, first, 20, 40, window)
+    TWINS.attention.softmax(q, first, 20, 40, window)
     close([p], [q], 1e-6 * scale)  # a score's rounding, 1e-7 of the largest, is its probability's relative error
-    FUSED.attention.softmax_grad(p, dp, 20, 40)
-    TWINS.attention.softmax_grad(q, *in_float64(dp), 20, 40)
+    FUSED.attention.softmax_grad(p, dp, first, 20, 40)
+    TWINS.attention.softmax_grad(q, *in_float64(dp), first, 20, 40)
     close([p], [q], 1e-6 * scale)
 
 

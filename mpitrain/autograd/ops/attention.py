@@ -15,17 +15,25 @@ from mpitrain.kernels.rope import rotate
 
 
 @checked
-def attention(qkv: Tensor, *, heads: Count, kv_heads: Count, rope: tuple[Array, Array] | None = None) -> Tensor:
+def attention(
+    qkv: Tensor,
+    *,
+    heads: Count,
+    kv_heads: Count,
+    rope: tuple[Array, Array] | None = None,
+    window: Count | None = None,
+) -> Tensor:
     """softmax(q kᵀ / sqrt(d), causal) v (Vaswani et al. 2017, section 3.2), shape (b, t, heads * d).
 
-    With `rope`, the tables of `rope_tables`, queries and keys are turned by their positions first.
+    With `rope`, the tables of `rope_tables`, queries and keys are turned by their positions first.  With `window`, a query sees
+    that many keys, its own included (Beltagy et al. 2020, section 3.1).
     """
-    return _Attention(heads, kv_heads, rope)(qkv)
+    return _Attention(heads, kv_heads, rope, window)(qkv)
 
 
 class _Attention(Op):
-    def __init__(self, heads: int, kv_heads: int, rope: tuple[Array, Array] | None) -> None:
-        self.heads, self.kv_heads, self.rope = heads, kv_heads, rope
+    def __init__(self, heads: int, kv_heads: int, rope: tuple[Array, Array] | None, window: int | None) -> None:
+        self.heads, self.kv_heads, self.rope, self.window = heads, kv_heads, rope, window
 
     def forward(self, qkv: Array) -> Array:
         heads = self.heads + 2 * self.kv_heads
@@ -52,7 +60,8 @@ class _Attention(Op):
             rotate(plain, *self.rope, out=qk)
         self.q, self.k, self.v = self._grouped(qk[:, :, : self.heads]), self._grouped(qk[:, :, self.heads :]), self._grouped(v)
         y = empty_beside(qkv, (b, t, self.heads, self.head_dim))
-        self.p = kernels.attention(self.q, self.k, self.v, out=self._grouped(y), parts=self.parts)
+        out = self._grouped(y)
+        self.p = kernels.attention(self.q, self.k, self.v, out=out, parts=self.parts, window=self.window)
         return y.reshape(b, t, self.heads * self.head_dim)
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
@@ -63,7 +72,7 @@ class _Attention(Op):
         d_turned = d_qk if self.rope is None else empty_beside(d_qk)
         grads = self._grouped(d_turned[:, :, :heads]), self._grouped(d_turned[:, :, heads:]), self._grouped(dv)
         d_y = self._grouped(dy.reshape(b, t, heads, d))
-        kernels.attention_grad(d_y, self.p, self.q, self.k, self.v, *grads, parts=self.parts)
+        kernels.attention_grad(d_y, self.p, self.q, self.k, self.v, *grads, parts=self.parts, window=self.window)
         if self.rope is not None:
             rotate(d_turned, *self.rope, out=d_qk, inverse=True)
         return (d_qkv.reshape(b, t, (turned + self.kv_heads) * d),)

@@ -17,14 +17,14 @@ def turned(x: Array, scale: float) -> Array:
     return out[:, :, None]
 
 
-def softmax(p: Array, start: int, stop: int) -> None:
+def softmax(p: Array, first: int, start: int, stop: int, window: int) -> None:
     """See the twin."""
-    _softmax(p.reshape(-1, *p.shape[3:]), start, stop, empty_beside(p, (stop,)))
+    _softmax(p.reshape(-1, *p.shape[3:]), first, start, stop, window, empty_beside(p, (stop,)))
 
 
-def softmax_grad(p: Array, dp: Array, start: int, stop: int) -> None:
+def softmax_grad(p: Array, dp: Array, first: int, start: int, stop: int) -> None:
     """See the twin."""
-    _softmax_grad(p.reshape(-1, *p.shape[3:]), dp.reshape(-1, *dp.shape[3:]), start, stop)
+    _softmax_grad(p.reshape(-1, *p.shape[3:]), dp.reshape(-1, *dp.shape[3:]), first, start, stop)
 
 
 _ROWS = "float32[:, :, ::1]"
@@ -46,36 +46,38 @@ def _turned(x: Array, scale: float, out: Array) -> None:
                     out[i, h, j, t] = x[i, h, t, j] * scale
 
 
-@compiled(f"void({_ROWS}, int64, int64, float32[::1])", sums=True)
-def _softmax(p: Array, start: int, stop: int, e: Array) -> None:
+@compiled(f"void({_ROWS}, int64, int64, int64, int64, float32[::1])", sums=True)
+def _softmax(p: Array, first: int, start: int, stop: int, window: int, e: Array) -> None:
     """`e` is scratch for a row of exponentials, in cache: the scores stay for a second try."""
     for n in range(p.shape[0]):
         for i in range(start, stop):
-            row = p[n, i]
+            seen = min(i + 1 - first, window)
+            row = p[n, i, i + 1 - seen : i + 1]
             total = float32(0)
-            for j in range(i + 1):
+            for j in range(seen):
                 e[j] = exp(row[j])
                 total += e[j]
             if not (total > float32(1e-20) and total < float32(1e20)):  # NaN too
                 largest = row[0]
-                for j in range(i + 1):
+                for j in range(seen):
                     largest = max(largest, row[j])
                 total = float32(0)
-                for j in range(i + 1):
+                for j in range(seen):
                     e[j] = exp(row[j] - largest)
                     total += e[j]
-            for j in range(i + 1):
+            for j in range(seen):
                 row[j] = e[j] / total
-            for j in range(i + 1, stop):
-                row[j] = float32(0)
+            p[n, i, first : i + 1 - seen] = float32(0)
+            p[n, i, i + 1 : stop] = float32(0)
 
 
-@compiled(f"void({_ROWS}, {_ROWS}, int64, int64)", sums=True)
-def _softmax_grad(p: Array, dp: Array, start: int, stop: int) -> None:
+@compiled(f"void({_ROWS}, {_ROWS}, int64, int64, int64)", sums=True)
+def _softmax_grad(p: Array, dp: Array, first: int, start: int, stop: int) -> None:
     for n in range(p.shape[0]):
         for i in range(start, stop):
+            row, d_row = p[n, i, first:stop], dp[n, i - start]
             along = float32(0)
-            for j in range(stop):
-                along += p[n, i, j] * dp[n, i - start, j]
-            for j in range(stop):
-                p[n, i, j] *= dp[n, i - start, j] - along
+            for j in range(stop - first):
+                along += row[j] * d_row[j]
+            for j in range(stop - first):
+                row[j] *= d_row[j] - along
