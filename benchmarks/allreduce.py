@@ -84,7 +84,7 @@ def run_rank(folder: Path, *, largest: int, seconds: float) -> None:
         auto = Allreduce(comm.group(range(comm.size)), overlapped=False)
         raw, rows = MPI.COMM_WORLD.Dup(), []
         if comm.rank == 0:
-            print(auto.explain(auto.bucket_bytes), flush=True)
+            print(auto.explain([auto.bucket_bytes]), flush=True)
         for size in (1 << e for e in range(3, largest.bit_length())):
             plain = empty_beside(np.empty(0, np.float32), (size // 4,))
             shared = fixed["hierarchical"].zeros(Arrays(), size // 4, plain.dtype)

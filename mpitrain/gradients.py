@@ -5,13 +5,13 @@ Invariant: what a way to sum needs of ARM, REDUCE, TIE and TALLY is one value, m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 
 from mpitrain.comm import Place
-from mpitrain.comm.allreduce import Allreduce
+from mpitrain.comm.allreduce import Allreduce, Constants
 from mpitrain.holding import Holding
 from mpitrain.parallel import (
     EXACT_SUMS,
@@ -46,14 +46,16 @@ class Summing:
     sums: Sums
     #: What counts the bytes sent, and remembers what was not, if anything does.
     compression: Compression | None = None
-    #: In one line.
-    how: str
+    #: In one line, for buckets of so many bytes each.
+    how: Callable[[Sequence[int]], str]
+    #: What plain sums follow their choice of an algorithm from; `None` where there is none.
+    constants: Constants | None = None
 
 
-def choose_summing(place: Place, settings: Settings, holding: Holding) -> Summing:
-    """What `settings` ask for.  Collective."""
+def choose_summing(place: Place, settings: Settings, holding: Holding, constants: Constants | None = None) -> Summing:
+    """The one that `settings` ask for; its algorithm follows from `constants`, by default measured ones.  Collective."""
     replicas, zero = place.dp, holding.zero
-    allreduce = Allreduce(replicas, settings.allreduce, overlapped=settings.overlap)
+    allreduce = Allreduce(replicas, settings.allreduce, overlapped=settings.overlap, constants=constants)
     bucket_bytes = int(2**20 * settings.bucket_mib) if settings.bucket_mib else allreduce.bucket_bytes or BUCKET_BYTES
     tied = TiedWeights(place, holding.tied, holding.kept, sharded=zero is not None)
     summing = Summing(
@@ -62,7 +64,7 @@ def choose_summing(place: Place, settings: Settings, holding: Holding) -> Summin
         bucket_bytes=bucket_bytes,
         tie=tied.tie,
         sums=PLAIN_SUMS,
-        how=f"sums over {replicas.size} ranks: in buckets of {bucket_bytes / 2**20:.3g} MiB",
+        how=lambda sizes: f"sums over {replicas.size} ranks: in buckets of {bucket_bytes / 2**20:.3g} MiB",
     )
     if settings.reproducible:
         kept = {stage: [p for p in found if p.moves] for stage, found in holding.kept.items()}
@@ -79,5 +81,6 @@ def choose_summing(place: Place, settings: Settings, holding: Holding) -> Summin
         summing,
         exchange=sum_by(allreduce),
         make_bucket=partial(kept_bucket, zeros=allreduce.zeros),
-        how=allreduce.explain(bucket_bytes),
+        how=allreduce.explain,
+        constants=allreduce.constants if settings.allreduce == "auto" else None,
     )

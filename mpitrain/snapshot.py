@@ -6,13 +6,18 @@ weights, optimizer state, step, and the position in the data, which is all the r
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from mpitrain.arrays import Array, namespace
 from mpitrain.checkpoint import Checkpoint, Common, Entry, is_slot, save
+from mpitrain.comm import gather_text
+from mpitrain.comm.allreduce import Constants
 from mpitrain.data import Position
 from mpitrain.nn import Box, Parameter
 from mpitrain.origin import changes, origin
@@ -23,7 +28,7 @@ from mpitrain.worker import Worker
 def write(worker: Worker, folder: Path) -> Path:
     """Write `folder/step-N`.  Collective; returns the new folder."""
     frozen = [p.name for p in worker.model.parameters() if not p.moves]
-    meta = origin(worker) | {"position": asdict(worker.position), "frozen": frozen}
+    meta = origin(worker) | {"position": asdict(worker.position), "frozen": frozen, "allreduce": _measured(worker)}
     entries = [Entry(name=name, array=array, shape=p.shape, box=p.box) for name, (array, p) in _owned(worker).items()]
     entries += [
         Entry(name=_missed(p), array=np.array(state.missed[p.name]), shape=(), box=())
@@ -55,6 +60,7 @@ def restore(worker: Worker, found: Common, *, restart_data: bool = False) -> lis
             array.fill(0)
             continue
         array[...] = worker.arrays.asarray(checkpoint.read(name, parameter.box), array.dtype)
+    _choose_again(worker, checkpoint)
     for kept in _remembered(worker):
         _recall(kept, checkpoint)
     if worker.holding.zero:
@@ -72,6 +78,28 @@ def restore(worker: Worker, found: Common, *, restart_data: bool = False) -> lis
 def _missed(parameter: Parameter) -> str:
     """Where a checkpoint keeps the number of steps in which nothing reached a parameter; of most there is none."""
     return f"missed/{parameter.name}"
+
+
+#: For each pipeline rank, the measurement that its replicas' choice of an allreduce algorithm follows from, if any does.
+_MEASURED = TypeAdapter(list[Constants | None])
+
+
+def _measured(worker: Worker) -> Any:
+    """The measurements of all pipeline ranks as JSON values.  Collective."""
+    layout = worker.place.layout
+    every = gather_text(worker.place.comm, _MEASURED.dump_json([worker.summing.constants]).decode())
+    return [json.loads(every[layout.replicas(pp)[0]])[0] for pp in range(layout.pp)]
+
+
+def _choose_again(worker: Worker, checkpoint: Checkpoint) -> None:
+    """Choose allreduce algorithms by the checkpoint's measurements, if they are of the same layout and hosts.  Collective."""
+    place, mine = worker.place, worker.summing.constants
+    stored = _MEASURED.validate_python(checkpoint.meta.get("allreduce") or [None] * place.layout.pp)
+    theirs = stored[place.pp_rank] if len(stored) == place.layout.pp else None
+    fits = mine is None or (theirs is not None and theirs.of_one_kind(mine))
+    every = place.comm.allgather(np.array([fits, mine is not None]))
+    if every[:, 0].all() and every[:, 1].any():
+        worker.recall(theirs)
 
 
 def _remembered(worker: Worker) -> list[Remembered]:

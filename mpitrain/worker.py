@@ -16,6 +16,7 @@ import numpy as np
 from mpitrain.arrays import Arrays, float_dtype, to_host
 from mpitrain.autograd import Context
 from mpitrain.comm import Place, ProgressThread, choose_progress
+from mpitrain.comm.allreduce import Constants
 from mpitrain.data import Dataset, Sampler, identity
 from mpitrain.feed import Batch, Feed
 from mpitrain.gradients import choose_summing
@@ -74,6 +75,8 @@ class Worker:
         #: Called around each action, to name one that never returns.
         self.watch: Watch = nullcontext
         self.measured: list[Measured] = []
+        #: Whether allreduce algorithms were chosen by a checkpoint's measurement.
+        self.recalled = False
         chosen = choose_stages(settings, model, optimizer, place, data, arrays)
         #: Which layers make which stage, and how the order was found, if it was searched for.
         self.placement, self.order = chosen.placement, chosen.order
@@ -95,7 +98,7 @@ class Worker:
             replicas = place.dp.group(range(place.dp.size))  # messages that no bucket's can be taken for
             for stage in self.stages.values():
                 sync_batch_norm(stage, replicas)
-        self._build_handlers()
+        self._build_handlers(None)
         self.feed = Feed(data, place, self.owner, settings)
         self._inferences: dict[int, list[Action]] = {}
         step = add_transfers(schedule)
@@ -174,16 +177,29 @@ class Worker:
         self._run(self._inference(1), Batch(microbatches=[microbatch], routes=routes, crossings={}), _EVALUATION)
         return to_host(self.compute.outputs[0]) if self.compute.outputs else None
 
-    def _build_handlers(self) -> None:
-        """What each kind of action does on this rank."""
+    @property
+    def reduction(self) -> str | None:
+        """How gradients are summed over the replicas, in one line; `None` where there is one."""
+        if self.place.dp.size == 1:
+            return None
+        again = ", chosen as in the checkpoint" if self.recalled else ""
+        return f"{self.summing.how(self.replicas.bucket_sizes)}{again}; {self.progress or 'after backward'}"
+
+    def recall(self, constants: Constants | None) -> None:
+        """Choose allreduce algorithms and bucket sizes as the run that measured `constants` did.  Collective."""
+        self.recalled = True
+        self._build_handlers(constants)
+
+    def _build_handlers(self, constants: Constants | None) -> None:
+        """What each kind of action does on this rank, with `constants` for the choice of an allreduce algorithm."""
         place, arrays, mail = self.place, self.arrays, Mail()
         zero = self.holding.zero
         self.compute = Compute(
             self.stages, self.model.loss, self.last_stage, mail, arrays, self.dtype, self._between, lowest=self.lowest_stage
         )
         self.transfers = Transfers(place.links, len(self.owner), mail, arrays)
-        summing = choose_summing(place, self.settings, self.holding)
-        self.compression = summing.compression
+        summing = choose_summing(place, self.settings, self.holding, constants)
+        self.summing, self.compression = summing, summing.compression
         self.update = Update(
             place.comm,
             self.compute,
@@ -197,12 +213,10 @@ class Worker:
         )
         # Where something goes on beside computing, on any rank, all of them ask who is to move it on.
         overlapped = place.layout.widest > 1 and self.settings.overlap
-        progress = choose_progress(place.comm, self.settings.progress, arrays) if overlapped else None
+        self.progress = progress = choose_progress(place.comm, self.settings.progress, arrays) if overlapped else None
         self.beside: Callable[[], AbstractContextManager[None]] = nullcontext
         if progress and progress.thread and place.dp.size > 1:
             self.beside = partial(ProgressThread, self._advance, arrays.activate)
-        #: How gradients are summed over the replicas, in one line; `None` where there is one.
-        self.reduction = f"{summing.how}; {progress or 'after backward'}" if place.dp.size > 1 else None
         self.replicas = DataParallel(
             self.holding.moving,
             summing.exchange,

@@ -39,7 +39,7 @@ def communication(comm: Communicator) -> Iterator[str]:
         assert nbytes is not None
         if overlapped:
             yield from _told(constants)
-        yield f"{what}: {allreduce.explain(nbytes)}"
+        yield f"{what}: {allreduce.explain([nbytes])}"
     yield f"(of a bucket's time, latency takes {LATENCY_SHARE:.0%}; [train] allreduce and bucket_mib override both)"
     yield f"while backward runs, messages are {choose_progress(comm, 'auto', Arrays())}; [train] progress overrides it"
 

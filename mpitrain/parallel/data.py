@@ -78,6 +78,12 @@ class DataParallel:
             for (stage, parameters), first in zip(stages.items(), firsts, strict=False)
         }
 
+    @property
+    def bucket_sizes(self) -> list[int]:
+        """Bytes of each bucket that is kept."""
+        buckets = [bucket for stage in self.stages.values() for bucket in stage.buckets]
+        return [bucket.flat.nbytes for bucket in buckets if bucket.flat is not None]
+
     def arm(self, action: Action) -> None:
         """ARM: from here on, each contribution may complete a gradient."""
         self.stages[action.stage].arm()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,16 +33,18 @@ def test_what_passes_within_a_burst_promises_nothing():
     assert fit(sizes, times).beta == pytest.approx(8e-9, rel=0.1)
 
 
-def test_a_burst_is_not_the_bandwidth():
+def test_a_burst_is_not_the_bandwidth(monkeypatch):
     """A token bucket: calls are quick until what it saved is spent, and then as slow as the rate that is sustained."""
+    now = [0.0]
+    monkeypatch.setattr("mpitrain.comm.probe.time", SimpleNamespace(perf_counter=lambda: now[0]))
     for burst in (0, 2, 3):
         calls = count()
 
         def call(calls=calls, burst=burst):
-            time.sleep(0.012 if next(calls) >= burst else 0.0005)
+            now[0] += 0.012 if next(calls) >= burst else 0.0005
 
         (seconds,) = local(1).run(lambda comm, call=call: least_seconds(comm, call))
-        assert seconds >= 0.012
+        assert seconds == pytest.approx(0.012)
 
 
 def test_formulas_in_closed_form():
@@ -127,8 +129,25 @@ def test_ranks_measure_the_same_and_choose_the_same(comm):
         reduced = values.copy()
         comm.allreduce(reduced, op)
         np.testing.assert_array_equal(reduced, values)
-    chosen, explained = allreduce.choice(allreduce.bucket_bytes), allreduce.explain(allreduce.bucket_bytes)
-    assert explained.startswith(f"allreduce over 3 ranks: {chosen}, in buckets of")
+    chosen, explained = allreduce.choice(1 << 23), allreduce.explain([1 << 23, 1 << 22])
+    assert explained.startswith(f"allreduce over 3 ranks: {chosen} for ")
+    again = Allreduce(comm, overlapped=False, constants=constants)
+    assert (again.constants, again.bucket_bytes) == (constants, allreduce.bucket_bytes)
+
+
+def test_the_choice_is_told_for_each_size():
+    constants = Constants(p=8, **NETWORK)
+
+    def told(comm):
+        allreduce = Allreduce(comm, overlapped=False, constants=constants)
+        allreduce.among = ["ring", "halving"]
+        return allreduce.explain([1 << 24, 100_000, 1 << 23])
+
+    assert (
+        local(2)
+        .run(told)[0]
+        .startswith("allreduce over 2 ranks: ring for 2 buckets of 8 to 16 MiB, halving for 1 bucket of 97.7 KiB (latency")
+    )
 
 
 @pytest.mark.mpi(4)

@@ -41,6 +41,11 @@ class Constants:
     most: int = 1
     fewest: int = 1
 
+    def of_one_kind(self, other: Constants) -> bool:
+        """Whether both are of as many ranks, on hosts that have as many of them, with or without shared memory."""
+        ranks = [(c.p, c.hosts, c.most, c.fewest, c.sigma is None) for c in (self, other)]
+        return ranks[0] == ranks[1]
+
 
 def _native(c: Constants, n: float) -> float:
     return c.native(n)
