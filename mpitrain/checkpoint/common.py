@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from mpitrain.checkpoint.agree import first_failure
-from mpitrain.checkpoint.folder import is_checkpoint, steps
+from mpitrain.checkpoint.folder import is_checkpoint, steps_seen
 from mpitrain.checkpoint.load import Checkpoint
 from mpitrain.checkpoint.manifest import NAME, Manifest
 from mpitrain.comm import Communicator, Reduction, gather_text
@@ -88,7 +88,7 @@ def find(comm: Communicator, path: Path) -> Common | None:
     if _any(comm, is_checkpoint(path)):
         return open_common(comm, path)
     passed_over = 0
-    for step in common_steps(comm, path):
+    for step in steps_seen(comm, path):
         candidate = path / f"step-{step:08d}"
         try:
             return open_common(comm, candidate)
@@ -104,14 +104,8 @@ def find(comm: Communicator, path: Path) -> Common | None:
     return None
 
 
-def common_steps(comm: Communicator, folder: Path) -> list[int]:
-    """The steps of the checkpoints in `folder` that any rank sees, the most first.  Collective."""
-    texts = gather_text(comm, " ".join(str(step) for step, _ in steps(folder)))
-    return sorted({int(step) for text in texts for step in text.split()}, reverse=True)
-
-
-def open_common(comm: Communicator, path: Path, *, verify: bool = True) -> Common:
-    """The checkpoint at `path` with every byte looked at, or with `verify=False` every file's size.  Collective.
+def open_common(comm: Communicator, path: Path) -> Common:
+    """The checkpoint at `path`, with every byte looked at.  Collective.
 
     `ValueError` on every rank if it is none, or a file of it is damaged or on no rank's disk.
     """
@@ -131,7 +125,7 @@ def open_common(comm: Communicator, path: Path, *, verify: bool = True) -> Commo
         )
     mates = [rank for rank, found in enumerate(disks) if found == disk]
     share = [name for name in sorted(files)[mates.index(comm.rank) :: len(mates)] if (path / name).exists()]
-    _raise_first(comm, next(filter(None, (checkpoint.damage(name, deep=verify) for name in share)), None))
+    _raise_first(comm, next(filter(None, map(checkpoint.damage, share)), None))
     found = [text.splitlines() for text in gather_text(comm, "\n".join(share))]
     holders = {name: rank for rank in reversed(range(comm.size)) for name in found[rank]}
     if absent := sorted(files.keys() - holders.keys()):

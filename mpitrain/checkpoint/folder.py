@@ -1,4 +1,4 @@
-"""A folder of checkpoints, as one process sees it.  Invariant: only whole checkpoints count."""
+"""A folder of checkpoints: which there are, and the newest, as one process sees it.  Invariant: only whole ones count."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mpitrain.checkpoint.load import Checkpoint
 from mpitrain.checkpoint.manifest import NAME
+from mpitrain.comm import Communicator, gather_text
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -17,7 +18,7 @@ def is_checkpoint(path: Path) -> bool:
 
 def newest(folder: Path) -> Path | None:
     """The whole checkpoint of most steps in `folder`, if there is one; a `UserWarning` for each damaged one passed over."""
-    for _, path in steps(folder):
+    for _, path in _steps(folder):
         try:
             Checkpoint.open(path)
         except ValueError as error:
@@ -27,7 +28,13 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
-def steps(folder: Path) -> list[tuple[int, Path]]:
+def _steps(folder: Path) -> list[tuple[int, Path]]:
     """Everything in `folder` that is named like a checkpoint, the most steps first."""
     found = [(re.fullmatch(r"step-(\d+)", path.name), path) for path in folder.glob("step-*")]
     return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
+
+
+def steps_seen(comm: Communicator, folder: Path, *, looks: bool = True) -> list[int]:
+    """The steps of the checkpoints in `folder` that any rank that `looks` sees, the most first.  Collective."""
+    seen = gather_text(comm, " ".join(str(step) for step, _ in _steps(folder)) if looks else "")
+    return sorted({int(step) for text in seen for step in text.split()}, reverse=True)

@@ -110,8 +110,11 @@ class Checkpoint:
             return f"checkpoint file {path} is damaged: {found}, expected {stored.size} bytes; {_INSTEAD}"
         if not deep:
             return None
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            return f"checkpoint file {path} cannot be read ({error}); {_INSTEAD}"
         if digest == stored.sha256:
             return None
         return f"checkpoint file {path} is damaged: its SHA-256 is {digest}, expected {stored.sha256}; {_INSTEAD}"

@@ -106,6 +106,16 @@ def test_every_rank_hears_of_the_damage_that_one_found(written):
     assert len(set(local(3).run(message))) == 1
 
 
+def test_a_file_that_the_disk_no_longer_gives_is_damaged(written, monkeypatch):
+    def unreadable(file, algorithm):
+        raise OSError(5, "Input/output error")
+
+    path, _ = written()
+    monkeypatch.setattr(hashlib, "file_digest", unreadable)
+    with pytest.raises(ValueError, match=r"rank-00000\.safetensors cannot be read \(\[Errno 5\] Input/output error\); bring"):
+        verify(path)
+
+
 @pytest.mark.parametrize("damage", [*DAMAGES, "no digest", "another format"])
 def test_a_damaged_manifest_is_named(written, damage):
     path, _ = written()
