@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mpitrain.checkpoint import Claim, claim_run
+from mpitrain.checkpoint.huggingface import unused_dropout
 from mpitrain.comm import Communicator, Layout, Mesh, World, roll_call
 from mpitrain.config import Config, dump
 from mpitrain.data import TokenDataset, check_vocab
@@ -123,6 +124,9 @@ def _run(job: Job) -> int:
     if job.leads:
         (job.folder / "config.toml").write_text(dump(config), encoding="utf-8")
         _say(f"{config.run.name}: {trainer.model.size:,} parameters, {trainer.mesh.layout}, {_arrays(trainer)}")
+        if unused := unused_dropout(trainer.model):
+            rates = ", ".join(f"{name} = {rate}" for name, rate in unused.items())
+            _say(f"training goes without the dropout of the pretrained model's folder: {rates}")
         if len(trainer.placement.ranges) > 1:
             _say(str(trainer.placement))
         if trainer.order:

@@ -6,8 +6,8 @@ for.
 
 from __future__ import annotations
 
+import inspect
 import json
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,9 @@ from mpitrain.nn import Model, Parameter, Source
 def from_pretrained(folder: str | Path, **settings: Any) -> Model:
     """The model in a Hugging Face folder; its weights are read when it is materialised.
 
-    `settings` are constructor arguments in place of the folder's, such as `recompute=True` or `dropout=0.0`.  `ValueError`
-    names a key of config.json that has no counterpart or of which nothing is known, and a missing, extra, doubled or
-    wrong-shaped tensor.  Dropout that the model cannot do is a warning.
+    `settings` are constructor arguments in place of the folder's, such as `recompute=True`.  Dropout is off unless one of them
+    says otherwise; `unused_dropout` tells the folder's rates.  `ValueError` names a key of config.json that has no counterpart
+    or of which nothing is known, and a missing, extra, doubled or wrong-shaped tensor.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -34,14 +34,14 @@ def from_pretrained(folder: str | Path, **settings: Any) -> Model:
     if model_type not in FAMILIES:
         raise ValueError(f"{folder / CONFIG} has model_type {model_type!r}; expected one of {', '.join(FAMILIES)}")
     family = FAMILIES[model_type]
+    unknown = sorted(settings.keys() - inspect.signature(family.model).parameters.keys())
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: no setting of a {family.model.__name__}, which {folder} is; leave it out")
     try:
-        rates, left_out = family.dropouts(config, chosen=settings)
-        model = family.model(**(family.arguments(config) | rates | settings))
+        model = family.model(**(family.arguments(config) | settings))
+        family.unused_dropout(model.settings, config)
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
-    if left_out:
-        said = ", ".join(f"{name} = {value}" for name, value in left_out.items())
-        warnings.warn(f"{folder / CONFIG} has {said}: training goes without this dropout", stacklevel=2)
     model.source = Source(folder=str(folder.resolve()), config=config)
     table, found = family.table(model), _tensors(folder, config, family, tied=bool(model.settings["tied"]))
     _check_names(folder, {name for tensors in table.values() for name in tensors.names}, set(found))
@@ -59,6 +59,11 @@ def from_pretrained(folder: str | Path, **settings: Any) -> Model:
             pieces.append(Piece(held=held, rows=rows))
         parameter.init = Stored(pieces=tuple(pieces), transposed=tensors.transposed)
     return model
+
+
+def unused_dropout(model: Model) -> dict[str, float]:
+    """The dropout rates above 0, by key, of the folder that a model was read from, that it trains without."""
+    return {} if model.source is None else family_of(model).unused_dropout(model.settings, model.source.config)
 
 
 def save_pretrained(model: Model, folder: str | Path) -> None:

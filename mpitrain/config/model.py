@@ -130,15 +130,18 @@ class ResNetSection(Section):
 class PretrainedSection(Section):
     """A folder in Hugging Face's format: GPT-2, Llama, Mistral, Qwen2, Qwen3, Phi-3."""
 
+    describes = (GPT,)
     kind: Literal["pretrained"]
     folder: str
     """The folder with config.json and the safetensors files."""
+    dropout: float | None = None
+    """Part of the activations that training drops, in a model that has dropout; none by default."""
     recompute: bool = False
     """Whether blocks keep only their input for backward."""
 
     def build(self) -> Model:
         """The model with its weights."""
-        return from_pretrained(**self.settings())
+        return from_pretrained(**{key: value for key, value in self.settings().items() if value is not None})
 
 
 ModelSection = Annotated[

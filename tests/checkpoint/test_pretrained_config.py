@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from mpitrain.arrays import Arrays
 from mpitrain.autograd import Context, Tensor
 from mpitrain.checkpoint.families import FAMILIES
-from mpitrain.checkpoint.huggingface import from_pretrained, save_pretrained
+from mpitrain.checkpoint.huggingface import from_pretrained, save_pretrained, unused_dropout
 from mpitrain.nn.models import GPT, Llama
 
 
@@ -106,7 +106,6 @@ REFUSED = [
     ("gpt2", {"activation_function": "relu"}, "activation_function = 'relu'; expected 'gelu_new' or"),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True; expected False"),
     ("gpt2", {"hidden_size": 25}, "n_embd = 24 and hidden_size = 25, two names of one thing; expected one of them"),
-    ("gpt2", {"resid_pdrop": 0.25}, r"embd_pdrop = 0.0 and resid_pdrop = 0.25; expected equal rates.*dropout=0.25"),
     ("gpt2", {"embd_pdrop": None}, r"embd_pdrop = None; expected a number in \[0, 1\)"),
     ("gpt2", {"n_layer": 2.0}, "n_layer = 2.0; expected an integer of at least 1"),
     ("llama", {"rms_norm_eps": None}, "rms_norm_eps = None; expected a number of at least 0"),
@@ -161,15 +160,21 @@ def test_what_has_no_counterpart_is_refused(name, changes, message, tmp_path):
         from_pretrained(tmp_path)
 
 
-def test_dropout_is_taken_over_or_said(tmp_path):
+def test_dropout_is_off_unless_asked_for_and_its_rates_are_told(tmp_path):
     theirs_of("gpt2").save_pretrained(tmp_path)
-    change(tmp_path, resid_pdrop=0.25, embd_pdrop=0.25)
+    assert unused_dropout(from_pretrained(tmp_path)) == {}
+    change(tmp_path, resid_pdrop=0.25, embd_pdrop=0.5, attn_pdrop=0.125)
+    assert difference(tmp_path) < 1e-5
     model = from_pretrained(tmp_path)
+    assert unused_dropout(model) == {"resid_pdrop": 0.25, "embd_pdrop": 0.5, "attn_pdrop": 0.125}
+    assert unused_dropout(GPT(width=4, depth=1, heads=1, vocab=3, context=2)) == {}
+    save_config = FAMILIES["gpt2"].config(model.settings, model.source.config)
+    assert [save_config[name] for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")] == [0.25, 0.5, 0.125]
+    model = from_pretrained(tmp_path, dropout=0.25)
     assert {rate for _, module in model.modules() if (rate := getattr(module, "rate", None)) is not None} == {0.25}
-    assert from_pretrained(tmp_path, dropout=0.0).settings["dropout"] == 0.0
-    change(tmp_path, embd_pdrop=0.5, attn_pdrop=0.125)
-    with pytest.warns(UserWarning, match=r"config.json has attn_pdrop = 0.125: training goes without this dropout"):
-        assert from_pretrained(tmp_path, dropout=0.5).settings["dropout"] == 0.5
+    assert unused_dropout(model) == {"embd_pdrop": 0.5, "attn_pdrop": 0.125}
+    with pytest.raises(ValueError, match=r"window: no setting of a GPT, which .* is; leave it out"):
+        from_pretrained(tmp_path, window=3)
 
 
 def test_every_key_that_transformers_writes_is_in_a_table():

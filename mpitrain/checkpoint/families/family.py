@@ -94,7 +94,7 @@ def key(*names: str, values: Values = COUNT, default: Any, nullable: bool = Fals
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rate:
-    """A key that holds a dropout rate, and the setting of ours that it is, if there is one."""
+    """A key that holds a dropout rate, and the setting of ours that does the same, if there is one."""
 
     default: float
     setting: str | None = None
@@ -153,23 +153,11 @@ class Family:
                 )
         return {ours: key.read(config) for ours, key in self.settings.items()} | dict(self.implied)
 
-    def dropouts(self, config: Settings, *, chosen: Settings) -> tuple[dict[str, float], dict[str, float]]:
-        """The dropout rates of a config.json: by our setting, unless `chosen` has it, and by key those that none of ours is.
-
-        `ValueError` for two rates that are one setting of ours and differ.
-        """
-        given = {name: key(name, values=RATE, default=rate.default).read(config) for name, rate in self.rates.items()}
-        ours: dict[str, float] = {}
-        for name, rate in self.rates.items():
-            if rate.setting is None or rate.setting in chosen:
-                continue
-            if ours.setdefault(rate.setting, given[name]) != given[name]:
-                same = [f"{other} = {given[other]!r}" for other, its in self.rates.items() if its.setting == rate.setting]
-                raise ValueError(
-                    f"{' and '.join(same)}; expected equal rates, since the model has one for both: "
-                    f"give the one that you want, as in from_pretrained(folder, {rate.setting}={given[name]!r})"
-                )
-        return ours, {name: value for name, value in given.items() if value and self.rates[name].setting is None}
+    def unused_dropout(self, settings: Settings, source: Settings) -> dict[str, float]:
+        """The dropout rates above 0 in a config.json that a model with these settings trains without, by their keys."""
+        rates = {name: key(name, values=RATE, default=rate.default).read(source) for name, rate in self.rates.items()}
+        used = {name: settings[rate.setting] for name, rate in self.rates.items() if rate.setting}
+        return {name: rate for name, rate in rates.items() if rate and used.get(name) != rate}
 
     def config(self, settings: Settings, source: Settings) -> dict[str, Any]:
         """The config.json of a model, with what that of the folder that it was read from says beside the model's settings.
@@ -178,7 +166,7 @@ class Family:
         """
         others = {name: value for name, value in self.read(source).items() if name not in self._known or name in self.rates}
         config = {name: accepted[0] for name, accepted in self.fixed.items()} | dict.fromkeys(self.rates, 0.0) | others
-        config |= {name: settings[rate.setting] for name, rate in self.rates.items() if rate.setting}
+        config |= {name: settings[rate.setting] for name, rate in self.rates.items() if rate.setting and settings[rate.setting]}
         said: dict[str, str] = {}
         for ours, key in self.settings.items():
             name, value = key.names[0], settings[ours]
