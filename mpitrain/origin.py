@@ -11,6 +11,8 @@ from dataclasses import asdict, fields, is_dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from mpitrain.worker import Worker
 
 #: Settings of a model that change what it costs, how it is trained, or what it is called, and not its function.
@@ -50,7 +52,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, restart_data: 
 
 
 def _check_model(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    for name in now.keys() & before.keys() - _NO_FUNCTION:
+    for name in sorted(now.keys() & before.keys() - _NO_FUNCTION):
         if before[name] != now[name]:
             raise ValueError(
                 f"the model had {name} = {before[name]} and has {name} = {now[name]}, which is another function of the same "
@@ -72,6 +74,8 @@ def _plain(value: Any) -> Any:
     match value:
         case None | bool() | int() | float() | str():
             return value
+        case np.generic() | np.ndarray():
+            return value.tolist()
         case Mapping():
             return {str(key): _plain(item) for key, item in value.items()}
         case tuple() | list():

@@ -108,6 +108,17 @@ def test_another_number_of_samples_is_refused_unless_they_are_read_from_their_st
     second.fit(1, report=quiet)
 
 
+def test_settings_of_a_users_model_may_be_numbers_of_numpy(tmp_path):
+    def model(scale):
+        layers = [mt.nn.Embedding(31, 4), mt.nn.Linear(4, 31)]
+        return mt.nn.Model(layers, mt.nn.CrossEntropy(), scale=np.float32(scale), offsets=np.arange(2))
+
+    trainer(model(2.0)).save(tmp_path)
+    trainer(model(2.0)).resume(tmp_path)
+    with pytest.raises(ValueError, match=r"the model had scale = 2\.0 and has scale = 3\.0"):
+        trainer(model(3.0)).resume(tmp_path)
+
+
 def test_a_checkpoint_that_says_less_is_taken_at_its_word(tmp_path, capsys, monkeypatch):
     """As versions before this one wrote them."""
     monkeypatch.setattr("mpitrain.snapshot.origin", lambda worker: {"model": origin(worker)["model"]})

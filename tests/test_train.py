@@ -139,7 +139,7 @@ def test_a_job_whose_folder_was_taken_over_writes_no_more(tmp_path):
     def take_over(report):
         (tmp_path / "owner").rename(tmp_path / "elsewhere")
 
-    with pytest.raises(ValueError, match="was taken over by someone who removed the lock while this job did nothing"):
+    with pytest.raises(ValueError, match="no longer belongs to this job: its lock was removed"):
         job.fit(3, report=take_over, folder=tmp_path, save_every=2)
     assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
 

@@ -92,13 +92,14 @@ class Lock:
         threading.Thread(target=_touch, args=(folder / _LOCK / _FILE, ended), name="owner", daemon=True).start()
 
     def lost(self) -> str | None:
-        """Who took the folder over while this process was stopped, in a sentence; `None` if it is still ours."""
+        """Why the folder is no longer ours, as after a long stop of this process; `None` if it is."""
         found = _read(self._folder)
         if found is not None and found.token == self._me.token:
             return None
+        how = f"{found} took it over" if found else "its lock was removed"
         return (
-            f"{self._folder} was taken over by {found or 'someone who removed the lock'} while this job did nothing for more "
-            f"than {LIMIT_S:g} s; nothing more is written there: end this job, or let it write to another folder"
+            f"{self._folder} no longer belongs to this job: {how}. Nothing more is written there; end this job, or let it "
+            "write to another folder"
         )
 
 
@@ -136,14 +137,17 @@ def _lives(owner: Owner, lock: Path, mine: Path) -> bool:
     """
     if owner.machine == _machine():
         return _birth(owner.pid) in (owner.birth, "")
-    first, begun = _touched(lock), time.monotonic()
+    first, begun, told = _touched(lock), time.monotonic(), False
     while True:
         os.utime(mine)
         if max(_touched(mine) - first, time.monotonic() - begun) > LIMIT_S:
             return False
         if _touched(lock) != first:
             return lock.exists()
-        time.sleep(min(1.0, BEAT_S))
+        if not told:
+            warnings.warn(f"watching for {LIMIT_S:g} s whether the owner of {lock.parent.parent} lives: {owner}", stacklevel=2)
+            told = True
+        time.sleep(1.0)
 
 
 def _touch(file: Path, ended: threading.Event) -> None:

@@ -71,7 +71,10 @@ def test_a_lock_that_cannot_be_read_is_stale_once_it_is_old(tmp_path):
 def test_a_job_on_another_machine_that_still_touches_its_lock_is_alive(tmp_path, monkeypatch):
     file = plant(tmp_path, machine="elsewhere", host="node7")
     monkeypatch.setattr(owner.time, "sleep", lambda seconds: os.utime(file, (1, 1)))  # while we watch
-    with pytest.raises(ValueError, match=r"belongs to another job, process .* on node7"):
+    with (
+        pytest.raises(ValueError, match=r"belongs to another job, process .* on node7"),
+        pytest.warns(UserWarning, match=r"watching for 120 s whether the owner of .* lives: process \d+ on node7"),
+    ):
         Lock(tmp_path)
 
 
@@ -83,7 +86,8 @@ def test_a_job_on_another_machine_that_ends_while_we_watch_leaves_us_the_folder(
         file.parent.rmdir()
 
     monkeypatch.setattr(owner.time, "sleep", end)
-    assert Lock(tmp_path).lost() is None
+    with pytest.warns(UserWarning, match="watching"):
+        assert Lock(tmp_path).lost() is None
 
 
 def test_a_process_that_was_killed_leaves_a_stale_lock(tmp_path):
@@ -124,6 +128,6 @@ def test_a_job_that_was_stopped_for_long_learns_that_its_folder_is_gone(tmp_path
     lock = Lock(tmp_path)
     (tmp_path / "owner").rename(tmp_path / "owner.gone-theirs")
     plant(tmp_path, host="node7")
-    assert "was taken over by process" in lock.lost()
+    assert "no longer belongs to this job: process" in lock.lost()
     lock.release()  # it is not ours to remove
     assert (tmp_path / "owner" / "owner.json").exists()
