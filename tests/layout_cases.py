@@ -72,7 +72,7 @@ class Case:
     #: Microbatches of the one rank; batch norm needs them to be the same, nothing else does.
     alone: int = 1
     clip: float | None = None
-    steps: int = 10
+    steps: int = 5
     #: What else the Trainer of the layout is given.
     settings: dict = field(default_factory=dict)
 

@@ -18,14 +18,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-#: Names the file that the first rank to fail writes its report to, so that `launch` can print it below what mpiexec says.
+#: Names the file that the first rank to fail writes its report to; `launch` ends the job when it sees it, and prints it.
 REPORT_VARIABLE = "MPITRAIN_FAILURE_REPORT"
 
 #: What launchers tell a process about its rank; asked only where MPI is not there to be asked.
 _RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 
 _STAGGER_S, _LONGEST_STAGGER_S = 0.05, 1.0
-_ABORT_LIMIT_S = 2.0
+_LAUNCH_LIMIT_S, _ABORT_LIMIT_S = 2.0, 2.0
 
 
 @contextlib.contextmanager
@@ -76,6 +76,7 @@ def end_job(report: str, code: int) -> None:
         mine.write_text(f"{code}\n{report}", encoding="utf-8", errors="replace")
         with contextlib.suppress(FileExistsError):  # another rank was first
             os.link(mine, os.environ[REPORT_VARIABLE])
+        time.sleep(_LAUNCH_LIMIT_S)  # `launch` ends the job in silence, where Abort makes mpiexec say so at length
     backstop = threading.Timer(_ABORT_LIMIT_S, os._exit, [code])  # should MPI hang in Abort, the launcher sees the exit
     backstop.daemon = True
     backstop.start()

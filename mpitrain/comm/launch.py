@@ -7,12 +7,14 @@ ranks and nothing here takes part.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +66,8 @@ _BATCH = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
 #: "1" or "0": whether the output of `launch` is a terminal, which a rank cannot tell (Open MPI gives each a pseudo-terminal).
 TERMINAL_VARIABLE = "MPITRAIN_TERMINAL"
 
-#: How long mpiexec may take to end its ranks when it is told to.
-_PATIENCE_S = 5.0
+#: How often to look whether a rank has failed, and how long mpiexec may take to end its ranks when it is told to.
+_LOOK_S, _PATIENCE_S = 0.05, 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,7 +139,7 @@ def launch(ranks: int, arguments: Sequence[str]) -> int:
         environment = {**os.environ, **settings(ranks, os.environ), REPORT_VARIABLE: os.fspath(report)}
         environment[TERMINAL_VARIABLE] = str(int(sys.stdout.isatty()))
         environment["COLUMNS"] = str(shutil.get_terminal_size().columns)
-        code = _wait(subprocess.Popen(start, stdin=subprocess.DEVNULL, env=environment, start_new_session=True))
+        code = _wait(subprocess.Popen(start, stdin=subprocess.DEVNULL, env=environment, start_new_session=True), report)
         if report.exists():
             first, _, text = report.read_text(encoding="utf-8", errors="replace").partition("\n")
             sys.stderr.write(text)
@@ -147,23 +149,29 @@ def launch(ranks: int, arguments: Sequence[str]) -> int:
         return code
 
 
-def _wait(job: subprocess.Popen[bytes]) -> int:
-    """The exit code of `job`, to which an interrupt or a request to end is handed on."""
+def _wait(job: subprocess.Popen[bytes], report: Path) -> int:
+    """The exit code of `job`, which is ended by an interrupt, by a request to end, and by a `report` of a rank that failed.
+
+    A signal that is ignored (`nohup`, a job in the background of a script) stays so.
+    """
     received: list[int] = []
+    deadline = math.inf
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        job.terminate()
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, hand_on) for number in numbers}
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, hand_on) for number in wanted if signal.getsignal(number) is not signal.SIG_IGN}
     try:
         while True:
             try:
-                code = job.wait(_PATIENCE_S)
+                code = job.wait(_LOOK_S)
                 break
             except subprocess.TimeoutExpired:
-                if received:
+                if deadline == math.inf and (received or report.exists()):
+                    job.terminate()
+                    deadline = time.monotonic() + _PATIENCE_S
+                elif time.monotonic() > deadline:
                     os.killpg(job.pid, signal.SIGKILL)  # the ranks die with it (see __main__)
     finally:
         for number, handler in before.items():

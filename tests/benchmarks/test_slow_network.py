@@ -22,7 +22,12 @@ from virtual_hosts import launch_across, unavailable, virtual_hosts  # noqa: E40
 REASON = unavailable()
 pytestmark = [pytest.mark.benchmarks, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
 
-HOLD = "import time\nfrom virtual_hosts import virtual_hosts\nwith virtual_hosts('1gbit'): print(flush=True); time.sleep(60)"
+HOLD = """
+import signal, time
+from virtual_hosts import virtual_hosts
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the suite runs in the background
+with virtual_hosts('1gbit'): print(flush=True); time.sleep(60)
+"""
 
 RANK = """
 import socket, sys

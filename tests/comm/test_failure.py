@@ -72,8 +72,9 @@ def test_a_failure_ends_the_job(run, ours, body, code, last):
     returned, errors = run(body, ours=ours)
     assert returned == code
     assert errors.count(last) == 1
-    if ours:  # elsewhere mpiexec has the last word
+    if ours:  # elsewhere mpiexec has its say, and the last word
         assert errors.endswith(last)
+        assert all(line.startswith(last[:8]) for line in errors.splitlines()), errors
     if "sys.exit('" not in body:
         assert f"{last[:8]} Traceback (most recent call last):" in errors
     assert {line[:8] for line in errors.splitlines() if line.startswith("[rank")} == {last[:8]}

@@ -16,7 +16,12 @@ from mpitrain.comm.launch import find_launcher, settings
 
 
 def start(arguments, ranks=2, **options):
-    code = f"import sys, mpitrain.comm; sys.exit(mpitrain.comm.launch({ranks}, sys.argv[1:]))"
+    code = (
+        "import signal, sys, mpitrain.comm\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the suite runs in the background
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"  # as `nohup` does
+        f"sys.exit(mpitrain.comm.launch({ranks}, sys.argv[1:]))"
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen([sys.executable, "-c", code, *map(os.fspath, arguments)], env=environment, **options)
 
@@ -120,6 +125,9 @@ def test_a_signal_ends_every_rank(tmp_path, number):
     (tmp_path / "waiting.py").write_text(WAITING)
     job = start([tmp_path / "waiting.py", tmp_path], ranks=3, stderr=subprocess.DEVNULL)
     pids = pids_of(tmp_path, 3)
+    job.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):  # what was ignored is ignored
+        job.wait(0.3)
     job.send_signal(number)
     assert job.wait(15) == 128 + number
     time.sleep(0.2)
