@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 from report import report
 from step import LR, QUICK_SIZES, SIZES, torch_step
-from turns import Side, Workload, gpt, interval, ratio, take_turns
+from turns import Members, Side, Workload, gpt, interval, ratio, take_turns
 
 from mpitrain import Layout, Mesh, Trainer
 from mpitrain.comm import Communicator, launch
-from mpitrain.comm.start import MpiWorld, world
+from mpitrain.comm.start import world
 from mpitrain.data import Sampler
 
 RANKS, MICROBATCHES = 2, 8
@@ -99,7 +99,7 @@ def ours(name: str, comm: Communicator, workload: Workload, layout: Layout, sche
         workload.model(),
         workload.optimizer,
         workload.data,
-        mesh=Mesh(MpiWorld(comm.group(range(comm.size))), layout),
+        mesh=Mesh(Members(comm.group(range(comm.size))), layout),
         schedule=schedule,
         batch=MICROBATCHES,
         microbatches=MICROBATCHES if layout.pp > 1 else 1,

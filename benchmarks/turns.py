@@ -16,7 +16,7 @@ from step import BATCH, LR, QUICK_SIZES, SIZES
 
 from mpitrain import Layout, Mesh, Trainer
 from mpitrain.comm import Communicator, Reduction
-from mpitrain.comm.start import MpiWorld
+from mpitrain.comm.communicator import T
 from mpitrain.data import ArrayDataset, Dataset, TokenDataset
 from mpitrain.nn import Model
 from mpitrain.nn.models import GPT, MLP
@@ -25,6 +25,27 @@ from mpitrain.optim import SGD, AdamW, Optimizer
 
 #: Kinds of action whose time is shown.
 PHASES = ("F", "B", "REDUCE", "TALLY", "STEP")
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The ranks of a group as a world, of which this process is one."""
+
+    comm: Communicator
+
+    @property
+    def size(self) -> int:
+        """The number of ranks."""
+        return self.comm.size
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the group's rank 0."""
+        return self.comm.rank == 0
+
+    def run(self, function: Callable[[Communicator], T]) -> list[T]:
+        """Call `function` for this process's rank; a list of one result."""
+        return [function(self.comm)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +135,7 @@ def ours(
         workload.model(),
         workload.optimizer,
         workload.data,
-        mesh=Mesh(MpiWorld(group), Layout(dp=ranks)),
+        mesh=Mesh(Members(group), Layout(dp=ranks)),
         batch=workload.batch * microbatches * ranks,
         microbatches=microbatches,
         overlap=overlap,
