@@ -207,13 +207,14 @@ SMALL = {"width": 8, "depth": 1, "heads": 2, "vocab": 5, "context": 9, "mlp": 6}
         ({}, "llama"),
         ({"rope": {"rope_type": "linear", "factor": 2.0}, "mlp_bias": True}, "llama"),
         ({"window": 3}, "mistral"),
+        ({"heads": 3, "head_dim": 4}, "mistral"),
         ({"qkv_bias": True}, "qwen2"),
         ({"qk_norm": True, "head_dim": 6}, "qwen3"),
         ({"rope": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "phi3"),
     ],
 )
 def test_a_model_of_our_own_is_written_as_the_first_family_that_can_hold_it(settings, family, tmp_path):
-    model = Llama(**SMALL, **settings)
+    model = Llama(**SMALL | settings)
     model.materialize(Arrays(), np.dtype(np.float32))
     save_pretrained(model, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == family

@@ -36,6 +36,14 @@ def _gate_up_rows(settings: Mapping[str, Any]) -> tuple[int, ...]:
     return settings["mlp"], settings["mlp"]
 
 
+def _write_llama(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same; `transformers` refuses a Llama, of all these families, whose heads do not divide its width."""
+    width, heads = config["hidden_size"], config["num_attention_heads"]
+    if width % heads:
+        raise ValueError(f"width is {width} and heads {heads}; a llama folder has heads that divide the width")
+    return dict(config)
+
+
 _SCALING = Values(words="an object, and all of a head to turn", fit=lambda rope: "partial_rotary_factor" not in rope)
 _PHI3_SCALING = Values(
     words="an object with the rope_type 'default' or 'longrope', the two of a phi3 model",
@@ -86,6 +94,7 @@ LLAMA = Family(
     prefix="model.",
     ignored=(".rotary_emb.inv_freq",),
     read=read,
+    write=_write_llama,
 )
 
 _BIASES = ("qkv_bias", "out_bias", "mlp_bias")
@@ -106,6 +115,7 @@ MISTRAL = replace(
     },
     absent=_NO_BIAS,
     harmless=frozenset(),
+    write=dict,
 )
 
 QWEN2 = replace(
@@ -123,6 +133,7 @@ QWEN2 = replace(
     # Windows of some layers only, which a config may describe and not use.
     absent={"use_sliding_window": (False,), "layer_types": (None, "full_attention")},
     harmless=frozenset({"sliding_window", "max_window_layers", "use_mrope"}),
+    write=dict,
 )
 
 QWEN3 = replace(
