@@ -2,7 +2,8 @@
 
 Invariant: receives are posted early and in the program's order, sends never block, and a tag carries (direction, stage,
 microbatch); so two messages can never be taken for each other, and every acyclic program is free of deadlock.  What crosses is
-told once, in a header before its first message, and both sides remember it.
+told once, in a header before its first message, and both sides remember it; a sender whose tensors have changed says so, since
+a receiver is told of bytes alone.
 
 A stage may have another number of replicas than its neighbour.  Then each replica sends every replica of the neighbour the
 samples that the two share: a piece, which is a run of rows at both ends, so nothing is copied to scatter or to gather.
@@ -140,11 +141,20 @@ class Transfers:
         slot = stage, _slot(action)[1]
         box = self.mail.inputs if forward else self.mail.grads
         parts = [self.arrays.xp.ascontiguousarray(part) for part in box.pop(slot)]
-        if forward and slot not in self.crossings:
-            pieces = self._pieces(action)
-            self.crossings[slot] = crossing_of(parts, sum(piece.stop - piece.start for piece in pieces), stage)
+        pieces = self._pieces(action)
+        found = crossing_of(parts, sum(piece.stop - piece.start for piece in pieces), stage)
+        if not forward:
+            _check_grads(found, self.crossings[action.stage, slot[1]], action)
+        elif slot not in self.crossings:
+            self.crossings[slot] = found
             for piece in pieces:
-                self._send(told(self.crossings[slot]), piece.peer, tag_of(action, self.stages))
+                self._send(told(found), piece.peer, tag_of(action, self.stages))
+        elif found != self.crossings[slot]:
+            raise ValueError(
+                f"{_shown(found)} for each sample crosses into stage {stage}, where {_shown(self.crossings[slot])} did before, "
+                "from inputs of the same shape; expected that shapes follow from those of the inputs: pad, or cut the model "
+                "elsewhere"
+            )
         for message in self._messages(action, len(parts)):
             piece = message.piece
             self._send(parts[message.part][piece.start : piece.stop], piece.peer, message.tag)
@@ -237,6 +247,16 @@ def _crossed(receive: Action) -> Slot:
     """The slot whose input `receive` brings, or that input's gradient: it has the shape of the next stage's input."""
     stage, i = _slot(receive)
     return (stage if receive.kind is Kind.RECV_F else stage + 1), i
+
+
+def _check_grads(found: Crossing, crossing: Crossing, action: Action) -> None:
+    """`ValueError` if gradients are not shaped as what they are of."""
+    expected = tuple(part for part in crossing if part.has_grad)
+    if found != expected:
+        raise ValueError(
+            f"the gradient of the input of stage {action.stage} is {_shown(found)} for each sample where the input is "
+            f"{_shown(expected)}; expected the same: see the input_grad of the stage's ops"
+        )
 
 
 def _shown(crossing: Crossing) -> str:

@@ -63,6 +63,52 @@ def test_tags_are_worked_out_once(monkeypatch):
     assert len(asked) == 2 * 2 * (1 + 2 + 1)
 
 
+@pytest.mark.mpi(2, local=True)
+def test_a_sender_whose_tensors_have_changed_says_so(comm):
+    """Of as many bytes, too, of which a process sees nothing."""
+    actions, mail, crossings = ACTIONS[comm.rank], Mail(), {}
+    transfers, other = Transfers(comm, 2, mail, Arrays()), 1 - comm.rank
+
+    def route(stage, microbatch):
+        return [Piece(other, 0, ROWS)]
+
+    for number in range(2):
+        step(transfers, actions, route, crossings, float(number))
+    transfers.begin(actions, route, crossings)
+    for action in actions:
+        if action.kind is Kind.SEND_F:
+            good = (np.zeros((ROWS, 2)), np.arange(ROWS))
+            changed = [
+                (np.zeros((ROWS, 1, 2)), good[1]),
+                (np.zeros((ROWS, 4), np.float32), good[1]),
+                good[:1],
+                (*good, good[1]),
+            ]
+            box, slot, words = (
+                mail.inputs,
+                (1, action.microbatch),
+                r"crosses into stage 1, where float64 \(2,\), int64 \(\) did",
+            )
+        elif action.kind is Kind.SEND_B:
+            good = (np.zeros((ROWS, 2)),)
+            changed = [(np.zeros((ROWS, 2, 1)),), (np.zeros((ROWS, 2), np.float32),), (np.zeros((ROWS, 2)), np.zeros(ROWS))]
+            box, slot, words = (
+                mail.grads,
+                (0, action.microbatch),
+                r"the gradient of the input of stage 1 is .* is float64 \(2,\)",
+            )
+        else:
+            transfers.receive(action)
+            continue
+        for parts in changed:
+            box[slot] = parts
+            with pytest.raises(ValueError, match=words):
+                transfers.send(action)
+        box[slot] = good
+        transfers.send(action)
+    transfers.end()
+
+
 class Never:
     """A request that does not end, and takes a millisecond to say so."""
 
