@@ -52,16 +52,16 @@ class Feed:
     def batch(self, numbers: np.ndarray, first: int, following: np.ndarray) -> Batch:
         """The batch of `numbers`, the first of which is number `first` in the global order; `following` is read ahead."""
         routes = self._routes_of(len(numbers))
-        loaded: Iterator[tuple[np.ndarray | None, np.ndarray | None]] = repeat((None, None))
+        loaded: Iterator[tuple[tuple[np.ndarray, ...], np.ndarray | None]] = repeat(((), None))
         if self._starts or self._ends:
             loaded = iter(self._loader.load(self._dealt(numbers), self._dealt(following)))
         microbatches = []
         for start, stop in routes.runs:
-            inputs, targets = next(loaded) if start < stop else (None, None)
+            inputs, targets = next(loaded) if start < stop else ((), None)
             microbatches.append(
                 Microbatch(
                     samples=tuple(range(first + start, first + stop)),
-                    inputs=inputs if self._starts else None,
+                    inputs=inputs if self._starts else (),
                     targets=targets if self._ends else None,
                 )
             )
@@ -69,7 +69,7 @@ class Feed:
         def changing() -> bool:
             if self._place.layout.pp == 1 or not self._starts:
                 return False
-            return self._loader.shapes_ahead() != [m.inputs.shape for m in microbatches if m.inputs is not None]
+            return self._loader.shapes_ahead() != [[part.shape for part in m.inputs] for m in microbatches if m.inputs]
 
         crossings = self._crossings[len(numbers)]
         return Batch(microbatches=microbatches, routes=routes, crossings=crossings, changing=changing)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mpitrain.arrays import Stream
+from mpitrain.data import read
 from mpitrain.worker import Worker
 
 
@@ -21,7 +22,7 @@ def generate(worker: Worker, prompt: Sequence[int], tokens: int, *, temperature:
     """
     if not prompt:
         raise ValueError("the prompt is empty; expected at least one token to continue from")
-    window = worker.data.batch(np.zeros(1, np.int64))[0]
+    (window, *_), _ = read(worker.data, np.zeros(1, np.int64))
     context = window.shape[1]
     text = list(prompt)
     chances = Stream(seed, "generate").uniform(0, tokens)

@@ -15,7 +15,7 @@ from mpitrain.checkpoint import Claim, claim_run
 from mpitrain.checkpoint.huggingface import unused_dropout
 from mpitrain.comm import Communicator, Layout, Mesh, World, roll_call
 from mpitrain.config import Config, dump
-from mpitrain.data import TokenDataset, check_vocab
+from mpitrain.data import TokenDataset, check_vocab, read
 from mpitrain.observe import MetricsFile, Progress, StepReport, Tracing
 from mpitrain.plan import Plan, plan
 from mpitrain.program import schedule_named
@@ -56,7 +56,7 @@ def planned(config: Config) -> Plan:
     vocab = model.settings.get("vocab")
     if isinstance(train, TokenDataset) and isinstance(vocab, int):
         check_vocab(train, vocab)
-    return plan(model, config.build_optimizer(), layout, chosen, train.batch(np.zeros(1, np.int64))[0])
+    return plan(model, config.build_optimizer(), layout, chosen, read(train, np.zeros(1, np.int64))[0])
 
 
 def prepare(config: Config, world: World, resume: str, *, arrays: str | None, restart_data: bool = False) -> Job:

@@ -13,7 +13,7 @@ import numpy as np
 from mpitrain.arrays import Arrays, float_dtype
 from mpitrain.comm import Place
 from mpitrain.comm.probe import measure_message
-from mpitrain.data import Dataset
+from mpitrain.data import Dataset, read
 from mpitrain.nn import Model, Module, Sequential
 from mpitrain.optim import Optimizer
 from mpitrain.parallel import (
@@ -57,7 +57,7 @@ def choose_stages(
     profile: list[LayerProfile] = []
     if stages == "auto" or searches:
         rows = -(-settings.batch // (place.layout.widest * settings.microbatches))
-        inputs, targets = data.batch(np.arange(rows, dtype=np.int64) % len(data))
+        inputs, targets = read(data, np.arange(rows, dtype=np.int64) % len(data))
         profile = profile_layers(place.comm, model, inputs, targets, arrays, float_dtype(settings.dtype))
 
     def kept(part: Module, replicas: int) -> float:

@@ -17,7 +17,7 @@ from mpitrain.arrays import Arrays, float_dtype, to_host
 from mpitrain.autograd import Context
 from mpitrain.comm import Place, ProgressThread, choose_progress
 from mpitrain.comm.allreduce import Constants
-from mpitrain.data import Dataset, Sampler, identity
+from mpitrain.data import Dataset, Inputs, Sampler, identity, parts_of
 from mpitrain.feed import Batch, Feed
 from mpitrain.gradients import choose_summing
 from mpitrain.holding import Holding
@@ -169,11 +169,12 @@ class Worker:
                     feed.forget()
         return Metrics.mean(found)
 
-    def predict(self, inputs: np.ndarray) -> np.ndarray | None:
+    def predict(self, inputs: Inputs) -> np.ndarray | None:
         """The model's output for `inputs` (the same on every rank) on the first rank of the last stage; `None` elsewhere."""
+        parts = parts_of(inputs)
         # The first replica of each stage has all of it.
-        routes = Routes(self.place, self.owner, lambda width, replica: [(0, 0 if replica else len(inputs))])
-        microbatch = Microbatch(samples=tuple(range(*routes.runs[0])), inputs=inputs if 0 in self.stages else None)
+        routes = Routes(self.place, self.owner, lambda width, replica: [(0, 0 if replica else len(parts[0]))])
+        microbatch = Microbatch(samples=tuple(range(*routes.runs[0])), inputs=parts if 0 in self.stages else ())
         self._run(self._inference(1), Batch(microbatches=[microbatch], routes=routes, crossings={}), _EVALUATION)
         return to_host(self.compute.outputs[0]) if self.compute.outputs else None
 

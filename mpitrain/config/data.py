@@ -141,4 +141,5 @@ DataSection = Annotated[
 
 
 def _flat(dataset: ArrayDataset) -> ArrayDataset:
-    return ArrayDataset(dataset.inputs.reshape(len(dataset), -1), dataset.targets)
+    (images,) = data.parts_of(dataset.inputs)
+    return ArrayDataset(images.reshape(len(dataset), -1), dataset.targets)

@@ -1,7 +1,7 @@
 """Datasets, their files, the order in which they are read, and who reads what."""
 
 from mpitrain.data.cifar import cifar10_dataset
-from mpitrain.data.dataset import ArrayDataset, Dataset, Subset
+from mpitrain.data.dataset import ArrayDataset, Dataset, Inputs, Subset, parts_of, read
 from mpitrain.data.digits import digits
 from mpitrain.data.identity import Identity, identity, sample_digests
 from mpitrain.data.idx import idx_dataset, read_idx
@@ -18,6 +18,7 @@ __all__ = [
     "ArrayDataset",
     "Dataset",
     "Identity",
+    "Inputs",
     "Loader",
     "Position",
     "Sampler",
@@ -35,7 +36,9 @@ __all__ = [
     "nanogpt_tokens",
     "npy_dataset",
     "npy_tokens",
+    "parts_of",
     "permute",
+    "read",
     "read_idx",
     "sample_digests",
     "share",

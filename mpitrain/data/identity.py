@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from mpitrain.data.dataset import Dataset
+from mpitrain.data.dataset import Dataset, read
 
 #: Samples that are looked at, from the first to the last at even distances: a text that differs anywhere is shifted from there.
 _SAMPLES = 8
@@ -34,7 +34,8 @@ def identity(data: Dataset) -> Identity:
 def sample_digests(data: Dataset) -> dict[int, str]:
     """A digest of each of some samples, by their numbers."""
     numbers = np.unique(np.linspace(0, len(data) - 1, min(_SAMPLES, len(data)), dtype=np.int64))
-    return {int(number): _digest(x, y) for number, x, y in zip(numbers, *data.batch(numbers), strict=True)}
+    inputs, targets = read(data, numbers)
+    return {int(number): _digest(*arrays) for number, *arrays in zip(numbers, *inputs, targets, strict=True)}
 
 
 def _digest(*arrays: np.ndarray) -> str:

@@ -1,6 +1,6 @@
 """`Loader`: reads the next step's samples in a thread of its own while a rank computes.
 
-Invariant: what it returns is what `dataset.batch` returns for the numbers asked for; reading ahead changes only when.
+Invariant: what it returns is what `dataset.batch` gives for the numbers asked for, checked; reading ahead changes only when.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from mpitrain.data.dataset import Dataset
+from mpitrain.data.dataset import Dataset, read
 
-#: Inputs and targets of each microbatch.
-Batches = list[tuple[np.ndarray, np.ndarray]]
+#: The parts of the inputs, and the targets, of each microbatch.
+Batches = list[tuple[tuple[np.ndarray, ...], np.ndarray]]
 
 
 class Loader:
@@ -36,11 +36,11 @@ class Loader:
             self._ahead = [n.tolist() for n in then], self._thread.submit(self._read, then)
         return current.result()
 
-    def shapes_ahead(self) -> list[tuple[int, ...]] | None:
+    def shapes_ahead(self) -> list[list[tuple[int, ...]]] | None:
         """The shapes of the inputs that were read ahead, once they are; `None` if nothing was, or could be."""
         if self._ahead is None or self._ahead[1].exception():
             return None
-        return [inputs.shape for inputs, _ in self._ahead[1].result()]
+        return [[part.shape for part in inputs] for inputs, _ in self._ahead[1].result()]
 
     def close(self) -> None:
         """Forget what was read ahead and end the thread."""
@@ -53,4 +53,4 @@ class Loader:
         self.close()
 
     def _read(self, numbers: Sequence[np.ndarray]) -> Batches:
-        return [self.dataset.batch(n) for n in numbers]
+        return [read(self.dataset, n) for n in numbers]

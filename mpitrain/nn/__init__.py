@@ -9,7 +9,7 @@ from mpitrain.nn.embedding import Embedding
 from mpitrain.nn.init import Box
 from mpitrain.nn.linear import Linear
 from mpitrain.nn.loss import CrossEntropy, MeanSquaredError
-from mpitrain.nn.model import Classification, Loss, Model, Sequential, Source, Stage
+from mpitrain.nn.model import Classification, Loss, Model, Sequential, Source, Stage, handed_on, tensors_of
 from mpitrain.nn.module import Module, NotFiniteError
 from mpitrain.nn.norm import LayerNorm, RMSNorm
 from mpitrain.nn.parameter import Parameter, Statistic
@@ -47,4 +47,6 @@ __all__ = [
     "Stage",
     "Statistic",
     "SwiGLU",
+    "handed_on",
+    "tensors_of",
 ]

@@ -38,6 +38,32 @@ class Classification(Loss, Protocol):
         ...
 
 
+def handed_on(layer: Module, x: Any) -> Tensor | tuple[Tensor, ...]:
+    """What `layer` gives for `x`, as the next layer takes it, on this rank or another: a tensor, or a tuple of two or more.
+
+    `ValueError` if it gives anything but tensors.
+    """
+    try:
+        y = layer(x)
+    except Exception as error:
+        shapes = ", ".join(str(part.shape) for part in tensors_of(x))
+        error.add_note(f"in layer {layer.name or '(root)'} ({type(layer).__name__}), given {shapes}")
+        raise
+    parts = tuple(y) if isinstance(y, (list, tuple)) else (y,)
+    if not parts or not all(isinstance(part, Tensor) for part in parts):
+        found = ", ".join(type(part).__name__ for part in parts) or "nothing"
+        raise ValueError(
+            f"layer {layer.name or '(root)'} ({type(layer).__name__}) gives {found}; expected a Tensor, or a tuple or list of "
+            "them, for the layer that follows"
+        )
+    return parts[0] if len(parts) == 1 else parts
+
+
+def tensors_of(y: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The tensors that a layer takes or has given."""
+    return y if isinstance(y, tuple) else (y,)
+
+
 class Sequential(Module):
     """Layers one after the other.  What a layer gives, one tensor or a tuple of them, is what the next one takes."""
 
@@ -47,7 +73,7 @@ class Sequential(Module):
     def forward(self, x: Any) -> Any:
         """Each layer in turn."""
         for layer in self.layers:
-            x = layer(x)
+            x = handed_on(layer, x)
         return x
 
 
@@ -71,7 +97,7 @@ class Stage(Module):
             if number > self.first:
                 between()
             (x[0] if isinstance(x, tuple) else x).context.calls.enter(number)
-            x = layer(x)
+            x = handed_on(layer, x)
         return x
 
 

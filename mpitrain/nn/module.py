@@ -7,7 +7,7 @@ under `name.0`, `name.key`, however deep.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class Module:
     def __call__(self, x: Any) -> Any:
         """`forward`, and in a checking pass a look at whether what came out is finite where what went in was."""
         y = self.forward(x)
-        first = x[0] if isinstance(x, tuple) else x
+        first = x[0] if isinstance(x, (list, tuple)) else x
         if first.context.check and not _finite(y) and _finite(x):
             raise NotFiniteError(f"the output of module {self.name or '(root)'} ({type(self).__name__}) is not finite")
         return y
@@ -107,8 +107,8 @@ def _parts(name: str, value: object, owner: Module) -> Iterator[tuple[str, Modul
         )
 
 
-def _finite(x: Tensor | tuple[Tensor, ...]) -> bool:
-    if isinstance(x, tuple):
+def _finite(x: Tensor | Sequence[Tensor]) -> bool:
+    if not isinstance(x, Tensor):
         return all(map(_finite, x))
     xp = namespace(x.data)
     return x.data.dtype.kind in "iub" or bool(xp.isfinite(x.data).all())

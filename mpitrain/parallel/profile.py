@@ -17,8 +17,9 @@ from mpitrain.arrays import Array, Arrays
 from mpitrain.autograd import Context, Tensor, WeightWork, backward, run_weights
 from mpitrain.autograd.saved import saved_bytes
 from mpitrain.comm.communicator import Communicator
+from mpitrain.data import Inputs, parts_of
 from mpitrain.kernels.table import kernels_for
-from mpitrain.nn import Model, Module
+from mpitrain.nn import Model, Module, handed_on, tensors_of
 from mpitrain.nn.likeness import likeness
 
 
@@ -46,7 +47,7 @@ class LayerProfile:
 def profile_layers(
     comm: Communicator,
     model: Model,
-    inputs: np.ndarray,
+    inputs: Inputs,
     targets: np.ndarray,
     arrays: Arrays,
     dtype: np.dtype,
@@ -59,8 +60,9 @@ def profile_layers(
     same time, as in training.  Collective.
     """
     known: dict[Hashable, _Found] = {}
-    context = Context(samples=tuple(range(len(inputs))), kernels=kernels_for(arrays, dtype), dtype=dtype)
-    x: tuple[Array, ...] = (arrays.asarray(inputs, dtype if inputs.dtype.kind == "f" else None),)
+    parts = parts_of(inputs)
+    context = Context(samples=tuple(range(len(parts[0]))), kernels=kernels_for(arrays, dtype), dtype=dtype)
+    x: tuple[Array, ...] = tuple(arrays.asarray(part, dtype if part.dtype.kind == "f" else None) for part in parts)
     times, sizes, lowest = [], [], model.lowest
     for i in range(len(model.layers)):
         ends = i + 1 == len(model.layers)
@@ -100,9 +102,8 @@ def _run(
     arrays.synchronize()
     begin = time.perf_counter()
     inputs = [Tensor(part, context=context, needs_grad=wants and _is_real(part)) for part in x]
-    y = layer(inputs[0] if len(inputs) == 1 else tuple(inputs))
-    given = y if isinstance(y, tuple) else (y,)
-    outputs = given if loss is None else (loss(y),)
+    given = tensors_of(handed_on(layer, inputs[0] if len(inputs) == 1 else tuple(inputs)))
+    outputs = given if loss is None else (loss(*given),)
     arrays.synchronize()
     middle = time.perf_counter()
     saved = saved_bytes(outputs, layer.parameters())

@@ -12,12 +12,13 @@ import numpy as np
 from mpitrain.arrays import Arrays
 from mpitrain.autograd import Context, Tensor
 from mpitrain.autograd.saved import saved_bytes as saved_by
-from mpitrain.nn import Model
+from mpitrain.data import Inputs, parts_of
+from mpitrain.nn import Model, handed_on, tensors_of
 from mpitrain.nn.init import ZEROS
 from mpitrain.nn.likeness import likeness
 
 
-def saved_bytes(model: Model, sample: np.ndarray) -> list[int]:
+def saved_bytes(model: Model, sample: Inputs) -> list[int]:
     """For each layer of `model`, the bytes of float32 kept for one sample; `sample` is a model input with a sample dim of 1.
 
     Runs on the host, one layer after the other, each with weights of zero that are dropped again; those that are alike run
@@ -25,8 +26,7 @@ def saved_bytes(model: Model, sample: np.ndarray) -> list[int]:
     """
     known: dict[Hashable, tuple[int, tuple[np.ndarray, ...]]] = {}
     found = []
-    x: tuple[np.ndarray, ...] = (sample,)
-    lowest = model.lowest
+    x, lowest = parts_of(sample), model.lowest
     for number, (layer,) in enumerate(stage.layers for stage in model.cut([(i, i + 1) for i in range(len(model.layers))])):
         signature = likeness(layer), number > lowest, tuple((part.shape, str(part.dtype)) for part in x)
         if signature not in known:
@@ -35,8 +35,7 @@ def saved_bytes(model: Model, sample: np.ndarray) -> list[int]:
             layer.materialize(Arrays(), np.dtype(np.float32))
             context = Context(samples=(0,))
             inputs = [Tensor(part, context=context, needs_grad=number > lowest and part.dtype.kind == "f") for part in x]
-            y = layer(inputs[0] if len(inputs) == 1 else tuple(inputs))
-            parts = y if isinstance(y, tuple) else (y,)
+            parts = tensors_of(handed_on(layer, inputs[0] if len(inputs) == 1 else tuple(inputs)))
             known[signature] = saved_by(parts, layer.parameters()), tuple(np.zeros_like(part.data) for part in parts)
         size, x = known[signature]
         found.append(size)

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
-import numpy as np
-
 from mpitrain.arrays import float_dtype
 from mpitrain.comm import Layout
+from mpitrain.data import Inputs
 from mpitrain.nn import Model, Sequential
 from mpitrain.optim import Optimizer
 from mpitrain.parallel import (
@@ -88,7 +87,7 @@ class Plan:
         return [head, *table, *self.notes]
 
 
-def plan(model: Model, optimizer: Optimizer, layout: Layout, settings: Settings, sample: np.ndarray) -> Plan:
+def plan(model: Model, optimizer: Optimizer, layout: Layout, settings: Settings, sample: Inputs) -> Plan:
     """Plan a job; `sample` is a model input with a sample dim of 1.  `ValueError` where the parts do not fit together.
 
     What a run measures at its start is not known here: stages = "auto" and a search for the order go by parameters instead, and

@@ -15,17 +15,19 @@ import numpy as np
 from mpitrain.arrays import Array, Arrays, to_host
 from mpitrain.autograd import Calls, Context, Tensor, WeightWork, backward, run_weights
 from mpitrain.kernels.table import kernels_for
-from mpitrain.nn import Classification, Loss, Stage
+from mpitrain.nn import Classification, Loss, Stage, tensors_of
 from mpitrain.program.action import Action
 from mpitrain.program.transfer import Mail, Slot
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Microbatch:
-    """A part of a batch.  `inputs` is there on the rank of the first stage, `targets` on that of the last (while training)."""
+    """A part of a batch.  `inputs`, in their parts, are there on the rank of the first stage, `targets` on that of the last
+    (while training).
+    """
 
     samples: tuple[int, ...]
-    inputs: Array | None = None
+    inputs: tuple[Array, ...] = ()
     targets: Array | None = None
 
 
@@ -74,12 +76,12 @@ class Compute:
         stage, i = slot = _slot(action)
         microbatch, context = self.microbatches[i], self.contexts[i]
         wants = context.record and stage > self.lowest
-        arrived = self.mail.inputs.pop(slot) if stage else (self._first_input(microbatch),)
+        arrived = self.mail.inputs.pop(slot) if stage else tuple(map(self._first_input, microbatch.inputs))
         inputs = [Tensor(x, context=context, needs_grad=wants and _is_real(x)) for x in arrived]
         y: Any = inputs[0] if len(inputs) == 1 else tuple(inputs)
         y = self.stages[stage].forward(y, self.between)
         if stage < self.last_stage:
-            self.mail.inputs[stage + 1, i] = tuple(part.data for part in _parts(y))
+            self.mail.inputs[stage + 1, i] = tuple(part.data for part in tensors_of(y))
         elif isinstance(y, tuple):
             raise ValueError(f"the model's last layer gives {len(y)} tensors; expected one, which the loss takes")
         elif microbatch.targets is None:
@@ -94,7 +96,7 @@ class Compute:
             if context.record:
                 self.mail.grads[slot] = (self.arrays.asarray(np.array(context.sample_weight, y.data.dtype)),)
         if context.record and stage >= self.lowest:
-            self.live[slot] = [x for x in inputs if _is_real(x.data)], [part for part in _parts(y) if _is_real(part.data)]
+            self.live[slot] = [x for x in inputs if _is_real(x.data)], [part for part in tensors_of(y) if _is_real(part.data)]
 
     def backward(self, action: Action) -> None:
         """B: both gradients at once, each op's weight gradient right after its input gradient."""
@@ -113,10 +115,9 @@ class Compute:
         """The loss of each microbatch since `begin`."""
         return [float(to_host(loss)) for loss in self.losses]
 
-    def _first_input(self, microbatch: Microbatch) -> Array:
-        """The model's input: real numbers in the model's type, whatever the files hold; tokens stay integers."""
-        assert microbatch.inputs is not None
-        return self.arrays.asarray(microbatch.inputs, self.dtype if microbatch.inputs.dtype.kind == "f" else None)
+    def _first_input(self, part: Array) -> Array:
+        """A part of the model's input: real numbers in the model's type, whatever the files hold; tokens stay integers."""
+        return self.arrays.asarray(part, self.dtype if part.dtype.kind == "f" else None)
 
     def _backward(self, slot: Slot, put_off: WeightWork | None) -> None:
         stage, i = slot
@@ -127,10 +128,6 @@ class Compute:
             self.mail.grads[stage - 1, i] = tuple(
                 zeros(x.data) if dx is None else dx for x, dx in zip(inputs, grads, strict=True)
             )
-
-
-def _parts(y: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return y if isinstance(y, tuple) else (y,)
 
 
 def _is_real(x: Array) -> bool:

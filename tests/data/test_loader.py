@@ -36,7 +36,7 @@ def test_the_next_step_is_read_ahead_and_once():
         assert dataset.reading_second.wait(10)
         second = loader.load(STEPS[1])
     for batches, numbers in ((first, STEPS[0]), (second, STEPS[1])):
-        for (inputs, targets), n in zip(batches, numbers, strict=True):
+        for ((inputs,), targets), n in zip(batches, numbers, strict=True):
             np.testing.assert_array_equal(inputs, n * 2)
             np.testing.assert_array_equal(targets, n)
     assert dataset.read == [[0, 3], [1], [2], [4, 5]]
