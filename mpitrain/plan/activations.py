@@ -26,7 +26,8 @@ def saved_bytes(model: Model, sample: Inputs) -> list[int]:
     """
     known: dict[Hashable, tuple[int, tuple[np.ndarray, ...]]] = {}
     found = []
-    x, lowest = parts_of(sample), model.lowest
+    x = tuple(part.astype(np.float32) if part.dtype.kind == "f" else part for part in parts_of(sample))
+    lowest = model.lowest
     for number, (layer,) in enumerate(stage.layers for stage in model.cut([(i, i + 1) for i in range(len(model.layers))])):
         signature = likeness(layer), number > lowest, tuple((part.shape, str(part.dtype)) for part in x)
         if signature not in known:
