@@ -272,16 +272,17 @@ class Trainer:
         with self._owning(folder) as owned:
             return self._each(lambda worker: self._save(worker, owned, keep))[0]
 
-    def resume(self, path: str | Path, *, restart_data: bool = False) -> Path | None:
+    def resume(self, path: str | Path, *, missing_ok: bool = False, restart_data: bool = False) -> Path | None:
         """Go on from the checkpoint at `path`, or from the newest in the folder `path` that all ranks can read; which one.
 
-        `None`, and nothing changes, if the folder has none.  Each setting that is another one than when it was written is told
-        in a line.  `ValueError` if there is no such path, if every checkpoint there is damaged, if it is another model's, or if
-        the dataset has another size, unless with `restart_data` it is read from its start.
+        `None`, and nothing changes, if the folder has none, or with `missing_ok` if there is no such path, as at a first start.
+        Each setting that is another one than when it was written is told in a line.  `ValueError` if there is no such path, if
+        every checkpoint there is damaged, if it is another model's, or if the dataset has another size, unless with
+        `restart_data` it is read from its start.
         """
 
         def restore(worker: Worker) -> Path | None:
-            found = find(worker.place.comm, Path(path))
+            found = find(worker.place.comm, Path(path), missing_ok=missing_ok)
             if found is None:
                 return None
             differences = snapshot.restore(worker, found, restart_data=restart_data)

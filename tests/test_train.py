@@ -153,6 +153,7 @@ def test_there_may_be_nothing_to_resume(tmp_path):
 def test_a_path_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"there is nothing at .*typo; expected the path of a checkpoint, or of a folder"):
         trainer(dp=2).resume(tmp_path / "typo")
+    assert trainer(dp=2).resume(tmp_path / "first start", missing_ok=True) is None
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_the_older_one_kept(tmp_path):

@@ -74,13 +74,13 @@ class Common:
         return failure
 
 
-def find(comm: Communicator, path: Path) -> Common | None:
+def find(comm: Communicator, path: Path, *, missing_ok: bool = False) -> Common | None:
     """The checkpoint at `path`, or the one of most steps in the folder `path` that all ranks can read; `None` if it has none.
 
-    Collective.  A `UserWarning` on rank 0 for each that is passed over.  `ValueError` on every rank if there is no such path,
-    if the one checkpoint that was asked for cannot be read, or if none of the folder's can.
+    Collective.  A `UserWarning` on rank 0 for each that is passed over.  `ValueError` on every rank if there is no such path
+    (with `missing_ok`, `None`), if the one checkpoint that was asked for cannot be read, or if none of the folder's can.
     """
-    if not _any(comm, path.exists()):
+    if not _any(comm, path.exists() or missing_ok):
         raise ValueError(
             f"there is nothing at {path}; expected the path of a checkpoint, or of a folder with checkpoints step-N "
             "(on the command line, auto or never)"
