@@ -1,4 +1,4 @@
-"""The `mpitrain` command: `run`, `train`, `plan`, `trace`, `plot`, `doctor`, `recipes`.
+"""The `mpitrain` command: `run`, `train`, `plan`, `export`, `trace`, `plot`, `doctor`, `recipes`.
 
 Invariant: a verb parses, calls one function of the package, and prints; what a person got wrong is its message, on one rank,
 and everything else that fails is a traceback.
@@ -54,6 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     for configured in (train, plan):
         configured.add_argument("config", metavar="NAME_OR_TOML", help="a recipe's name or a TOML file")
         configured.add_argument("--set", action="append", default=[], metavar="a.b=1", help="change a setting; may be repeated")
+
+    export = verbs.add_parser("export", help="write a trained model as a folder that transformers loads; needs no MPI")
+    export.add_argument(
+        "checkpoint", metavar="RUN_OR_CHECKPOINT", help="a run's folder or name, for its newest; or a checkpoint"
+    )
+    export.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="where to write it")
+    export.add_argument("--shard-gb", type=float, default=5.0, metavar="GB", help="most 10^9 bytes of a file (default: 5)")
+    export.set_defaults(verb=_export)
 
     trace = verbs.add_parser("trace", help="write a run's recorded steps for Perfetto or chrome://tracing")
     trace.set_defaults(verb=_trace)
@@ -123,6 +131,16 @@ def _plan(options: argparse.Namespace) -> int:
 
     with _explained():
         print("\n".join(planned(load(options.config, options.set)).lines()))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from mpitrain.checkpoint.export import export_checkpoint
+
+    with _explained():
+        folder = _run_folder(options.checkpoint)
+        found = export_checkpoint(folder, options.to, shard_bytes=round(options.shard_gb * 1e9))
+    print(f"{found} as a model for transformers in {options.to}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What a worker writes into a checkpoint and takes from one.
+"""What a worker writes into a checkpoint or an export, and takes from a checkpoint.
 
 Invariant: everything is in global coordinates, so a job under any layout goes on from what a job under any other wrote:
 weights, optimizer state, step, and the position in the data, which is all the random state that there is.
@@ -7,6 +7,7 @@ weights, optimizer state, step, and the position in the data, which is all the r
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from mpitrain.arrays import Array, namespace
-from mpitrain.checkpoint import Checkpoint, Common, Entry, is_slot, save
+from mpitrain.arrays import Array, namespace, to_host
+from mpitrain.checkpoint import Checkpoint, Common, Entry, Weights, export, is_slot, save, slices
 from mpitrain.comm import gather_text
 from mpitrain.comm.allreduce import Constants
 from mpitrain.data import Position
@@ -28,7 +29,9 @@ from mpitrain.worker import Worker
 def write(worker: Worker, folder: Path) -> Path:
     """Write `folder/step-N`.  Collective; returns the new folder."""
     frozen = [p.name for p in worker.model.parameters() if not p.moves]
+    source = None if worker.model.source is None else asdict(worker.model.source)
     meta = origin(worker) | {"position": asdict(worker.position), "frozen": frozen, "allreduce": _measured(worker)}
+    meta |= {"source": source}
     entries = [Entry(name=name, array=array, shape=p.shape, box=p.box) for name, (array, p) in _owned(worker).items()]
     entries += [
         Entry(name=_missed(p), array=np.array(state.missed[p.name]), shape=(), box=())
@@ -38,6 +41,23 @@ def write(worker: Worker, folder: Path) -> Path:
     ]
     entries += [Entry(name=r.name, array=r.array[None], shape=r.shape, box=r.box) for r in _remembered(worker) if r.writes]
     return save(folder, worker.step, worker.place.comm, entries, meta)
+
+
+def write_pretrained(worker: Worker, folder: Path, shard_bytes: int) -> Path:
+    """Write the weights as a folder that `transformers` loads; see `checkpoint.export`.  Collective; returns the folder."""
+    holding, layout = worker.holding, worker.place.layout
+    boxes: dict[str, list[tuple[int, Box]]] = defaultdict(list)
+    for rank in range(layout.size):
+        for p in holding.owned_by(*layout.coordinates(rank).values()):
+            boxes[p.name].append((rank, p.box))
+    owned = {p.name: p for p in holding.owned}
+
+    def read(name: str, box: Box) -> np.ndarray:
+        return to_host(owned[name].data[slices(box, owned[name].box)])
+
+    weights = Weights(dtype=worker.dtype, boxes=boxes, read=read)
+    export(worker.model, weights, folder, worker.place.comm, shard_bytes=shard_bytes)
+    return folder
 
 
 def restore(worker: Worker, found: Common, *, restart_data: bool = False) -> list[str]:

@@ -17,7 +17,7 @@ from typing import TypeVar
 from mpitrain import generate, selfcheck, snapshot
 from mpitrain.arrays import arithmetic, choose, keep_freed_pages
 from mpitrain.bounds import Count, NotNegative, NotNegativeInt, Positive, check, checked
-from mpitrain.checkpoint import Claim, claim, find, prune
+from mpitrain.checkpoint import SHARD_BYTES, Claim, claim, find, prune
 from mpitrain.comm import Communicator, Mesh, Watchdog, roll_call
 from mpitrain.comm.launch import TERMINAL_VARIABLE
 from mpitrain.data import Dataset, TokenDataset, check_vocab
@@ -271,6 +271,14 @@ class Trainer:
         """
         with self._owning(folder) as owned:
             return self._each(lambda worker: self._save(worker, owned, keep))[0]
+
+    @checked
+    def export(self, folder: str | Path, *, shard_bytes: Count = SHARD_BYTES) -> Path:
+        """Write the trained model as a folder that `transformers` loads, in files of at most `shard_bytes`; the folder.
+
+        `ValueError` if the model has no such format; see `checkpoint.export`.
+        """
+        return self._each(lambda worker: snapshot.write_pretrained(worker, Path(folder), shard_bytes))[0]
 
     def resume(self, path: str | Path, *, missing_ok: bool = False, restart_data: bool = False) -> Path | None:
         """Go on from the checkpoint at `path`, or from the newest in the folder `path` that all ranks can read; which one.

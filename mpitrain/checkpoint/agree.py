@@ -5,9 +5,31 @@ Invariant: every rank comes away with the same answer, so that either all go on 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
+from safetensors import SafetensorError
 
 from mpitrain.comm import Communicator, Reduction, gather_text
+
+T = TypeVar("T")
+
+
+class WriteError(OSError):
+    """One rank could not write; every rank raises it, and it names the lowest that could not."""
+
+
+def together(comm: Communicator, write: Callable[[], T], *, here: bool = True) -> T | None:
+    """`write()` where `here` is true; `WriteError` on every rank if one could not.  Collective."""
+    failure, result = None, None
+    try:
+        result = write() if here else None
+    except (OSError, SafetensorError) as error:
+        failure = f"{type(error).__name__}: {error}"
+    if (first := first_failure(comm, failure)) is not None:
+        raise WriteError(first)
+    return result
 
 
 def first_failure(comm: Communicator, failure: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Hugging Face folders of GPT-2, Llama and its relatives: config.json and safetensors files, without `transformers`.
+"""Hugging Face folders of GPT-2, Llama and its relatives: config.json and safetensors files, read without `transformers`.
 
 Invariant: reading makes no array: each parameter's initializer becomes a `Stored`, which reads just the box that a rank asks
 for.
@@ -7,18 +7,13 @@ for.
 from __future__ import annotations
 
 import inspect
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import save_file
-
-from mpitrain.arrays import to_host
 from mpitrain.checkpoint.families import FAMILIES, Family
-from mpitrain.checkpoint.stored import CONFIG, INDEX, SINGLE, Held, Piece, Stored, read_json, weights
-from mpitrain.nn import Model, Parameter, Source
+from mpitrain.checkpoint.stored import CONFIG, SINGLE, Held, Piece, Stored, read_json, weights
+from mpitrain.nn import Model, Source
 
 
 def from_pretrained(folder: str | Path, **settings: Any) -> Model:
@@ -64,49 +59,6 @@ def from_pretrained(folder: str | Path, **settings: Any) -> Model:
 def unused_dropout(model: Model) -> dict[str, float]:
     """The dropout rates above 0, by key, of the folder that a model was read from, that it trains without."""
     return {} if model.source is None else family_of(model).unused_dropout(model.settings, model.source.config)
-
-
-def save_pretrained(model: Model, folder: str | Path) -> None:
-    """Write a model whose arrays are all here as a folder that `transformers` loads (config.json, model.safetensors)."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_config(model, folder)
-    save_file(shard_tensors(model, model.parameters()), folder / SINGLE, metadata={"format": "pt"})
-
-
-def shard_tensors(model: Model, parameters: Iterable[Parameter]) -> dict[str, np.ndarray]:
-    """The tensors of a Hugging Face folder that `parameters`, some of the model's and each whole, make.
-
-    So a pipeline stage can write those of its own parameters as one file of a sharded folder, see `write_index`.
-    """
-    table = family_of(model).table(model)
-    shard: dict[str, np.ndarray] = {}
-    for parameter in parameters:
-        assert parameter.box_shape == parameter.shape, f"{parameter} is only partly here"
-        tensors = table[parameter.name]
-        ends = np.cumsum(tensors.rows(parameter, model.settings))[:-1]
-        for name, part in zip(tensors.names, np.split(to_host(parameter.data), ends), strict=True):
-            shard[name] = np.ascontiguousarray(part.T if tensors.transposed else part)
-    return shard
-
-
-def write_index(folder: Path, shards: Mapping[str, Mapping[str, int]]) -> None:
-    """Write the index of a sharded folder: for each file's name, its tensors and their sizes in bytes.
-
-    By custom the files are model-00001-of-00002.safetensors and so on; they carry the metadata {"format": "pt"}.
-    """
-    index = {
-        "metadata": {"total_size": sum(sum(sizes.values()) for sizes in shards.values())},
-        "weight_map": {name: file for file, sizes in shards.items() for name in sizes},
-    }
-    (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def write_config(model: Model, folder: Path) -> None:
-    """Write the config.json of a model."""
-    source = {} if model.source is None else model.source.config
-    config = family_of(model).config(model.settings, source)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def family_of(model: Model) -> Family:

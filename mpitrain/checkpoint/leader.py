@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mpitrain.checkpoint.agree import first_failure
+from mpitrain.checkpoint.agree import together
 from mpitrain.comm import Communicator, Reduction, broadcast_text
 
 
 def leads_disk(comm: Communicator, folder: Path) -> bool:
     """Whether this rank is the first of those for which `folder`, made where there is none, is on the same disk.
 
-    Collective; `OSError` on every rank, naming the first that failed, if one could not write there.
+    Collective; `WriteError` on every rank, naming the first that failed, if one could not write there.
     """
     mark = folder / f".disk-{broadcast_text(comm, uuid.uuid4().hex, 0)}"  # a new name, which no network file system remembers
     leader: int | None = None
@@ -26,17 +26,14 @@ def leads_disk(comm: Communicator, folder: Path) -> bool:
         comm.allreduce(without, Reduction.MIN)
         if (candidate := int(without[0])) == comm.size:
             break
-        failure = None
-        try:
-            if comm.rank == candidate:
-                folder.mkdir(parents=True, exist_ok=True)
-                mark.touch()
-        except OSError as error:
-            failure = f"{type(error).__name__}: {error}"
-        if (first := first_failure(comm, failure)) is not None:
-            raise OSError(first)
+        together(comm, lambda: _touch(mark), here=comm.rank == candidate)
         if leader is None and mark.exists():
             leader = candidate
     if leader == comm.rank:
         mark.unlink()
     return leader == comm.rank
+
+
+def _touch(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()

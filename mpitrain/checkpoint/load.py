@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from mpitrain.arrays import FLOATS
 from mpitrain.checkpoint.agree import first_failure
+from mpitrain.checkpoint.boxes import overlap, slices
 from mpitrain.checkpoint.manifest import Manifest
 from mpitrain.comm import Communicator
 from mpitrain.nn import Box, Parameter
@@ -87,11 +88,8 @@ class Checkpoint:
             )
         out = np.empty([stop - start for start, stop in box], FLOATS.get(stored.dtype, stored.dtype))
         for part in stored.parts:
-            common = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(box, part.box, strict=True)]
-            if all(start < stop for start, stop in common):
-                origin = [start for start, _ in part.box]
-                piece = self._piece(part.file, name, _slices(common, origin))
-                out[_slices(common, [start for start, _ in box])] = piece
+            if (common := overlap(box, part.box)) is not None:
+                out[slices(common, box)] = self._piece(part.file, name, slices(common, part.box))
         return out
 
     def _piece(self, file: str, name: str, where: tuple[slice, ...]) -> np.ndarray:
@@ -126,10 +124,6 @@ _INSTEAD = "bring back a copy of it, or resume from another checkpoint"
 def is_slot(name: str) -> bool:
     """Whether a tensor is an optimizer's, `<slot>/<parameter>`, and not a weight."""
     return "/" in name
-
-
-def _slices(box: Sequence[tuple[int, int]], origin: Sequence[int]) -> tuple[slice, ...]:
-    return tuple(slice(start - o, stop - o) for (start, stop), o in zip(box, origin, strict=True))
 
 
 def _few(items: Sequence[str]) -> str:

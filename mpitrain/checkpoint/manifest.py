@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mpitrain.checkpoint.boxes import volume
 from mpitrain.nn import Box
 
 FORMAT = 1
@@ -99,8 +100,3 @@ def merged(step: int, meta: dict[str, Any], manifests: Sequence[Manifest]) -> Ma
     torn = [name for name, tensor in tensors.items() if not tensor.is_covered()]
     assert not torn, f"parts missing or written twice: {torn[:5]}"
     return Manifest(step=step, meta=meta, tensors=tensors, files=files)
-
-
-def volume(box: Box) -> int:
-    """How many elements are in `box`."""
-    return math.prod(stop - start for start, stop in box)

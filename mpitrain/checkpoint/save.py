@@ -8,19 +8,18 @@ goes.  Where each host has a disk of its own, each has its ranks' files there, a
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from mpitrain.arrays import Array, to_host
-from mpitrain.checkpoint.agree import first_failure
+from mpitrain.checkpoint.agree import WriteError, together
+from mpitrain.checkpoint.disk import flush, make_empty
 from mpitrain.checkpoint.leader import leads_disk
 from mpitrain.checkpoint.manifest import Manifest, Part, StoredFile, StoredTensor, merged
 from mpitrain.comm import Communicator, gather_text
@@ -47,44 +46,23 @@ def save(folder: Path, step: int, comm: Communicator, entries: Sequence[Entry], 
     final = folder / f"step-{step:08d}"
     partial = final.with_name(f"{final.name}.partial")
     file = f"rank-{comm.rank:05d}.safetensors"
-
+    lead = False
     try:
         lead = leads_disk(comm, folder)
-    except OSError as error:
-        raise _unwritten(final, str(error)) from error
-
-    def attempt(action: Callable[[], Any], *, here: bool = True) -> Any:
-        """Do it where `here` is true; every rank learns whether it worked."""
-        failure, result = None, None
-        try:
-            result = action() if here else None
-        except (OSError, SafetensorError) as error:
-            failure = f"{type(error).__name__}: {error}"
-        if (first := first_failure(comm, failure)) is not None:
-            if lead:
-                shutil.rmtree(partial, ignore_errors=True)
-            raise _unwritten(final, first)
-        return result
-
-    attempt(lambda: _make_empty(partial), here=lead)
-    part: Manifest = attempt(lambda: _write_part(partial, file, step, entries))
-    parts = [Manifest.model_validate_json(text) for text in gather_text(comm, part.model_dump_json())]
-    manifest = merged(step, meta, parts)
-    attempt(lambda: _publish(manifest, partial, final), here=lead)
+        together(comm, lambda: make_empty(partial), here=lead)
+        part = together(comm, lambda: _write_part(partial, file, step, entries))
+        assert part is not None
+        parts = [Manifest.model_validate_json(text) for text in gather_text(comm, part.model_dump_json())]
+        manifest = merged(step, meta, parts)
+        together(comm, lambda: _publish(manifest, partial, final), here=lead)
+    except WriteError as error:
+        if lead:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(
+            f"could not write the checkpoint {final}: {error}. Nothing was kept; "
+            "make room, or choose a folder that every rank can write"
+        ) from error
     return final
-
-
-def _unwritten(final: Path, first: str) -> OSError:
-    return OSError(
-        f"could not write the checkpoint {final}: {first}. Nothing was kept; make room, or choose a folder that every rank can "
-        "write"
-    )
-
-
-def _make_empty(folder: Path) -> None:
-    if folder.exists():  # what a job left behind that ended while it wrote
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
 
 
 def _write_part(folder: Path, file: str, step: int, entries: Sequence[Entry]) -> Manifest:
@@ -92,7 +70,7 @@ def _write_part(folder: Path, file: str, step: int, entries: Sequence[Entry]) ->
     arrays = {entry.name: np.asarray(to_host(entry.array), order="C") for entry in entries}
     assert len(arrays) == len(entries), "a rank writes one part of a tensor"
     save_file(arrays, folder / file)
-    _flush(folder / file)
+    flush(folder / file)
     with (folder / file).open("rb") as stored:
         digest = hashlib.file_digest(stored, "sha256").hexdigest()
     tensors = {
@@ -109,20 +87,11 @@ def _publish(manifest: Manifest, partial: Path, final: Path) -> None:
     """Write the manifest and give the folder its name, with every step on disk before the next."""
     manifest.write(partial)
     for path in (*partial.glob("manifest.*"), partial):
-        _flush(path)
+        flush(path)
     replaced = final.with_name(f"{final.name}.replaced.partial")
     if final.exists():
         final.rename(replaced)
     partial.rename(final)
-    _flush(final.parent)
+    flush(final.parent)
     if replaced.exists():
         shutil.rmtree(replaced)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of files, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
