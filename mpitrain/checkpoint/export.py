@@ -26,8 +26,8 @@ from mpitrain.checkpoint.boxes import overlap, slices, volume
 from mpitrain.checkpoint.common import find
 from mpitrain.checkpoint.disk import flush, make_empty, write_json
 from mpitrain.checkpoint.families import FAMILIES, Family
-from mpitrain.checkpoint.load import Checkpoint
 from mpitrain.checkpoint.huggingface import family_of
+from mpitrain.checkpoint.load import Checkpoint
 from mpitrain.checkpoint.publish import STAGE, carry, publish, shard_names
 from mpitrain.checkpoint.stored import CONFIG, INDEX
 from mpitrain.comm import Communicator, broadcast_text, local
@@ -97,6 +97,7 @@ def export(model: Model, weights: Weights, folder: Path, comm: Communicator, *, 
 @checked
 def save_pretrained(model: Model, folder: str | Path, *, shard_bytes: Count = SHARD_BYTES) -> None:
     """Write a model whose arrays are all here as a folder that `transformers` loads; see `export`."""
+    family_of(model)  # a model without a format is told that first
     parameters = {p.name: p for p in model.parameters()}
     absent = [name for name, p in parameters.items() if getattr(p, "data", None) is None or p.box_shape != p.shape]
     if absent:

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from mpitrain.arrays import Arrays
 from mpitrain.autograd import Context, Tensor
+from mpitrain.checkpoint.export import save_pretrained
 from mpitrain.checkpoint.families import FAMILIES
-from mpitrain.checkpoint.huggingface import from_pretrained, save_pretrained, unused_dropout
+from mpitrain.checkpoint.huggingface import from_pretrained, unused_dropout
 from mpitrain.nn.models import GPT, Llama
 
 
