@@ -84,10 +84,36 @@ CONFIGS = {
 }
 
 
+def of_random_sizes(kind, seed):
+    """A configuration of odd sizes, the same for the same seed."""
+    draw = np.random.default_rng([seed, *kind.model_type.encode()]).integers
+    kv_heads, group, head_dim = (int(draw(1, high)) for high in (4, 4, 8))
+    heads, head_dim = kv_heads * group, 2 * head_dim
+    given = {"head_dim": head_dim} if kind in (MistralConfig, Qwen3Config) else {}
+    return kind(
+        hidden_size=int(draw(3, 40)) if given else heads * head_dim,
+        num_hidden_layers=int(draw(1, 4)),
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        vocab_size=int(draw(5, 60)),
+        intermediate_size=int(draw(1, 50)),
+        tie_word_embeddings=bool(draw(2)),
+        pad_token_id=None,
+        **given,
+    )
+
+
+RANDOM = {
+    f"{kind.model_type} {seed}": of_random_sizes(kind, seed)
+    for kind in (LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, Phi3Config)
+    for seed in range(4)
+}
+
+
 def theirs_of(name, dtype=torch.float32):
     """A randomly initialised model, its weights scaled up so that no part of it is nearly linear."""
     torch.manual_seed(len(name))
-    model = AutoModelForCausalLM.from_config(CONFIGS[name]).to(dtype).train()
+    model = AutoModelForCausalLM.from_config((CONFIGS | RANDOM)[name]).to(dtype).train()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

@@ -34,7 +34,7 @@ def from_pretrained(folder: str | Path, **settings: Any) -> Model:
         raise ValueError(f"{', '.join(unknown)}: no setting of a {family.model.__name__}, which {folder} is; leave it out")
     try:
         model = family.model(**(family.arguments(config) | settings))
-        family.unused_dropout(model.settings, config)
+        family.unused_dropout(model.settings, config)  # refuses what is no rate
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
     model.source = Source(folder=str(folder.resolve()), config=config)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from pretrained_cases import CONFIGS, theirs_of, tokens_of
+from pretrained_cases import CONFIGS, RANDOM, theirs_of, tokens_of
 from safetensors.numpy import load_file
 
 from mpitrain.arrays import BFLOAT16, Arrays
@@ -28,7 +28,7 @@ def precision(request, monkeypatch):
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [*CONFIGS, *RANDOM])
 def test_logits_and_all_gradients_equal_transformers(name, precision, tmp_path):
     dtype, tolerance = precision
     theirs = theirs_of(name, torch.float64 if dtype is np.float64 else torch.float32)
