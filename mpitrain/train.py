@@ -206,8 +206,6 @@ class Trainer:
                 validation: Metrics | None = None
                 if self.validation is not None and due(validate_every, worker, last):
                     validation = worker.evaluate(self.validation, validation_batches)
-                if owned is not None and due(save_every, worker, last):
-                    self._save(worker, owned, keep)
                 if tell is not None and worker.place.comm.rank == 0:
                     each = (time.perf_counter() - begin) / len(history)
                     tell(
@@ -225,6 +223,9 @@ class Trainer:
                             seconds_left=each * (last - worker.step),
                         )
                     )
+                # Told before it is saved, a step that a run goes on from has its line in the metrics.
+                if owned is not None and due(save_every, worker, last):
+                    self._save(worker, owned, keep)
             for file in (progress, trace_file):
                 if file is not None:
                     file.close()

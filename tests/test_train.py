@@ -137,11 +137,19 @@ def test_a_job_whose_folder_was_taken_over_writes_no_more(tmp_path):
     job = trainer(dp=2)
 
     def take_over(report):
-        (tmp_path / "owner").rename(tmp_path / "elsewhere")
+        if report.step == 1:
+            (tmp_path / "owner").rename(tmp_path / "elsewhere")
 
     with pytest.raises(ValueError, match="no longer belongs to this job: its lock was removed"):
         job.fit(3, report=take_over, folder=tmp_path, save_every=2)
     assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+
+
+def test_a_step_is_told_before_it_is_saved(tmp_path):
+    """So that a run which is killed between the two has a line for each step when it goes on."""
+    saved = []
+    trainer().fit(3, report=lambda _: saved.append(len(list(tmp_path.glob("step-*")))), folder=tmp_path, save_every=1, keep=9)
+    assert saved == [0, 1, 2]
 
 
 def test_there_may_be_nothing_to_resume(tmp_path):

@@ -5,32 +5,27 @@ Invariant: a step has one line, also in a job that was resumed from before its l
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mpitrain.observe.json_lines import JsonLines, read_json_lines
 from mpitrain.observe.report import StepReport
-from mpitrain.text import read_text
 
 
 class MetricsFile:
     """Appends reports to the file `path`, dropping first what it holds of steps later than `after`."""
 
     def __init__(self, path: Path, *, after: int = 0) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in read_metrics(path) if line["step"] <= after] if path.exists() else []
-        self._file = path.open("w", encoding="utf-8")
-        for line in kept:
-            print(json.dumps(line), file=self._file, flush=True)
+        self._lines = JsonLines(path, [line for line in read_json_lines(path) if line["step"] <= after])
 
     def step(self, report: StepReport) -> None:
         """Write one line, at once."""
-        print(json.dumps(asdict(report)), file=self._file, flush=True)
+        self._lines.write(asdict(report))
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._lines.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -40,5 +35,4 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         raise ValueError(f"there are no metrics in {path.parent}; expected {path.name}, which a run writes there")
-    lines = read_text(path).splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return read_json_lines(path)

@@ -6,7 +6,6 @@ rank 0's clock, a line a step in one file a rank.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Any
 from mpitrain.bounds import Count, check_fields
 from mpitrain.comm import Place
 from mpitrain.observe.clock import offset_to_first
+from mpitrain.observe.json_lines import JsonLines, read_json_lines
 from mpitrain.program import Action, Kind, Measured
 from mpitrain.program.replay import Span
-from mpitrain.text import read_text
 
 #: The rows of a timeline ...
 ROWS = ("compute", "send", "receive", "reduce")
@@ -84,21 +83,18 @@ class TraceFile:
 
     def __init__(self, tracing: Tracing, place: Place, *, after: int = 0) -> None:
         self._tracing, self._comm = tracing, place.comm
-        tracing.folder.mkdir(parents=True, exist_ok=True)
         path, rank = _path(tracing.folder, place.comm.rank), place.comm.rank
         header = asdict(_Header(rank=rank, ranks=place.comm.size, pipeline=list(place.layout.pipeline(rank))))
-        before = _lines(path)
+        before = read_json_lines(path)
         kept = [line for line in before[1:] if line["step"] <= after] if before[:1] == [header] else []
-        self._file = path.open("w", encoding="utf-8")
-        for line in (header, *kept):
-            self._write(line)
+        self._lines = JsonLines(path, [header, *kept])
 
     def step(self, step: int, last: int, measured: Sequence[Measured]) -> None:
         """Record `step` of a run up to step `last`, if it is due.  Collective."""
         if not self._tracing.due(step, last):
             return
         offset = offset_to_first(self._comm)
-        self._write(
+        self._lines.write(
             {
                 "step": step,
                 "offset": offset.seconds,
@@ -111,19 +107,16 @@ class TraceFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
-
-    def _write(self, line: dict[str, Any]) -> None:
-        print(json.dumps(line), file=self._file, flush=True)
+        self._lines.close()
 
 
 def read_trace(folder: Path) -> list[StepTrace]:
     """The recorded steps in `folder`, in order; `ValueError` where there are none, or ranks' files are missing."""
-    if not _lines(_path(folder, 0)):
+    if not read_json_lines(_path(folder, 0)):
         raise ValueError(f"there is no trace in {folder}; expected {_path(folder, 0).name}, which a run writes there")
-    ranks = _Header(**_lines(_path(folder, 0))[0]).ranks
+    ranks = _Header(**read_json_lines(_path(folder, 0))[0]).ranks
     paths = [_path(folder, rank) for rank in range(ranks)]
-    files = [_lines(path) for path in paths]
+    files = [read_json_lines(path) for path in paths]
     missing = [path.name for path, lines in zip(paths, files, strict=True) if not lines]
     if missing:
         raise ValueError(
@@ -158,9 +151,3 @@ def _step(step: int, lines: Sequence[dict[str, Any]], pipelines: list[tuple[int,
 
 def _path(folder: Path, rank: int) -> Path:
     return folder / f"rank-{rank:05d}.jsonl"
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file, none if there is no file."""
-    text = read_text(path) if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
