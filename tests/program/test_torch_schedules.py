@@ -56,7 +56,13 @@ PAIRS = {
 COSTS = [(20, 20, 20, 0), (20, 20, 10, 0), (10, 25, 15, 0), (20, 20, 20, 3)]
 
 
-SIZES = [(2, 4), (4, 8), (4, 10), (4, 16), (8, 16), (8, 32), (3, 2)]
+def test_zb_v_is_torchs_order():
+    for ranks in range(1, 13):
+        for microbatches in range(1, 3 * ranks + 4):
+            assert zb_v(ranks, microbatches) == their_order(theirs.ScheduleZBVZeroBubble, ranks, microbatches, 2)
+
+
+SIZES = [(2, 4), (4, 8), (4, 10), (4, 16), (8, 11), (8, 16), (8, 32), (3, 2)]
 
 
 @pytest.mark.parametrize(("ranks", "microbatches"), SIZES)

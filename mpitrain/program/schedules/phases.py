@@ -6,7 +6,6 @@ every queue to its end runs every microbatch once.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
 from mpitrain.program.action import Action, Kind
@@ -24,18 +23,21 @@ def unroll(
     """Write out `phases`.
 
     A cell is a kind followed by the name of a queue: `F1` takes the next of `forwards["1"]`, `B1` and `I1` that of
-    `backwards["1"]`; `W` takes the slot whose `I` is longest ago and has had no `W`.
+    `backwards["1"]`; `W` takes the slot whose `I` is longest ago and has had no `W`, and `W1` that of queue 1.
     """
     queues = {Kind.F: {name: iter(slots) for name, slots in forwards.items()}}
     queues[Kind.B] = queues[Kind.I] = {name: iter(slots) for name, slots in backwards.items()}
-    put_off: deque[Slot] = deque()
+    put_off: list[tuple[str, Slot]] = []
     actions = []
     for count, row in phases:
         cells = [(Kind(cell[0]), cell[1:]) for cell in row.split()]
         for kind, name in cells * count:
-            slot = put_off.popleft() if kind is Kind.W else next(queues[kind][name])
+            if kind is Kind.W:
+                _, slot = put_off.pop(next(i for i, (queue, _) in enumerate(put_off) if name in ("", queue)))
+            else:
+                slot = next(queues[kind][name])
             if kind is Kind.I:
-                put_off.append(slot)
+                put_off.append((name, slot))
             actions.append(Action(kind, *slot))
     return actions
 

@@ -12,7 +12,7 @@ def zb_v(ranks: int, microbatches: int) -> Schedule:
     With p ranks, m >= 2p-1 microbatches and tF = tI = tW of one chunk: each rank works without a pause from its first action
     to its last.  It starts and ends as much later than rank 0 as the first microbatch takes to reach it, so counted over all
     ranks the bubble is (p-1) tF a step, the least that there can be.  Every rank holds at most min(2p, 2m) activations of a
-    chunk, as much as the first rank of 1F1B.
+    chunk, as much as the first rank of 1F1B.  The order is that of torch's `ScheduleZBVZeroBubble`, to the last action.
     Qi et al. 2024, "Zero bubble pipeline parallelism", section 6, and "Pipeline parallelism with controllable memory".
     """
     enough = max(2 * ranks - 1, microbatches)
@@ -25,8 +25,9 @@ def zb_v(ranks: int, microbatches: int) -> Schedule:
             (enough - 2 * ranks + rank + 1, "F0 I0 W F1 I1 W"),
             (ranks - rank - 1, "I0 W F1 I1 W"),
             (rank, "I0 I1"),
-            (ranks - rank, "I0 W"),
-            (2 * rank, "W"),
+            (ranks - rank, "I0 W0"),
+            (rank, "W1"),
+            (rank, "W0"),
         ]
         schedule.append(unroll_v(phases, ranks, rank, enough, microbatches))
     return schedule
