@@ -28,10 +28,9 @@ def test_empty_cells_show_bubbles(tmp_path):
 
 WRONG = {
     "no action": ("0F0,0B0\n1F0,F1\n", r"order.csv, line 2, cell 2: 'F1' is not an action; expected stage, kind, microbatch"),
-    "not compute": (
-        "0F0,0SEND_F0,0B0\n",
-        r"line 1, cell 2: '0SEND_F0' is not for a schedule; expected stage, one of F",
-    ),
+    "not compute": ("0F0,0STEP,0B0\n", r"line 1, cell 2: '0STEP' is not for a schedule; expected stage, one of F"),
+    "not compute, overlapped": ("0F0,(0F1;F)OVERLAP_F_B\n", r"line 1, cell 2: 'F' is not an action; expected stage, kind"),
+    "no compute": ("0SEND_F0\n1RECV_F0\n", r"order.csv runs no microbatch; expected the step's 2, 0 to 1"),
     "no microbatch": ("\n0F,0B0\n", r"line 2, cell 1: '0F' is not for a schedule"),
     "rows": ("0F0,0B0\n", r"order.csv has 1 rows and the pipeline has 2 ranks; expected one row a rank"),
     "microbatches": ("0F0,0B0\n1F0,1B0\n", r"order.csv runs 1 microbatches, 0 to 0; expected the step's 2, 0 to 1"),
