@@ -46,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "xdist_group(name): pytest-xdist, where it is there, runs the tests of a group together")
     config.addinivalue_line("markers", "mpi(n, timeout=60, local=False, alone=False): run the test on n MPI ranks")
 
 
@@ -64,7 +65,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: (_number(item), _alone(item)))
     for item in items:
         item.stash[_NODEID] = item.nodeid
-        if _number(item) and config.pluginmanager.hasplugin("xdist"):
+        if _number(item):
             item.add_marker(pytest.mark.xdist_group(f"mpi{_number(item)}"))
 
 
