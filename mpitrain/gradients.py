@@ -57,7 +57,7 @@ def choose_summing(place: Place, settings: Settings, holding: Holding, constants
     replicas, zero = place.dp, holding.zero
     allreduce = Allreduce(replicas, settings.allreduce, overlapped=settings.overlap, constants=constants)
     bucket_bytes = int(2**20 * settings.bucket_mib) if settings.bucket_mib else allreduce.bucket_bytes or BUCKET_BYTES
-    tied = TiedWeights(place, holding.tied, holding.kept, sharded=zero is not None)
+    tied = TiedWeights(place, holding.tied, holding.kept)
     summing = Summing(
         exchange=zero.exchange if zero else None,
         make_bucket=passing_bucket if zero and zero.level > 1 else kept_bucket,

@@ -13,7 +13,7 @@ import numpy as np
 from mpitrain.arrays import Array, Arrays
 from mpitrain.comm import Communicator, Place
 from mpitrain.kernels.table import kernels_for
-from mpitrain.nn import Model, Parameter, Sequential, Statistic
+from mpitrain.nn import Model, Parameter, Sequential
 from mpitrain.optim import Optimizer, OptimizerState
 from mpitrain.parallel import Zero, cut_for, holders, is_shared_out, parameters_by_stage, shard_of
 from mpitrain.program import Reached
@@ -70,7 +70,7 @@ class Holding:
     def replicated(self) -> list[Parameter]:
         """The parameters that every replica holds whole."""
         every = [p for found in self.parameters.values() for p in found]
-        return every if self.zero is None or self.zero.level < 3 else [p for p in every if isinstance(p, Statistic)]
+        return every if self.zero is None or self.zero.level < 3 else [p for p in every if not is_shared_out(p, 3)]
 
     def owned_by(self, pp: int, dp: int) -> list[Parameter]:
         """The descriptions of what the rank at (pp, dp) answers for, in the order of its `owned`.
@@ -111,7 +111,7 @@ class Holding:
     def _materialize(self, arrays: Arrays, dtype: np.dtype, seed: int) -> None:
         for found in self.parameters.values():
             for parameter in found:
-                if self.zero is None or self.zero.level < 3 or isinstance(parameter, Statistic):
+                if self.zero is None or self.zero.level < 3 or not is_shared_out(parameter, 3):
                     parameter.materialize(arrays, dtype, seed)
         if self.zero is not None:
             self.zero.materialize(arrays, dtype, seed)

@@ -85,7 +85,7 @@ def gather(worker: Worker, of: Callable[[Parameter], Array]) -> dict[str, np.nda
     place, holding = worker.place, worker.holding
     if place.comm.rank > 0:
         for parameter in holding.owned:
-            place.comm.isend(worker.arrays.xp.ascontiguousarray(of(parameter)), 0, 0).wait()
+            place.comm.isend(of(parameter), 0, 0).wait()
         return {}
     found = {p.name: np.empty(p.shape, worker.dtype) for p in worker.model.parameters()}
     for rank in range(place.comm.size):

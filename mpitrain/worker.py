@@ -249,7 +249,7 @@ class Worker:
             for kind in (Kind.F, Kind.B, Kind.I, Kind.W):
                 self.handlers[kind] = _in_turn(lambda action: zero.need(action.stage), self.handlers[kind])
             if not self.settings.reproducible:  # else the exchange takes them along
-                self.handlers[Kind.REDUCE] = _in_turn(self.replicas.reduce, zero.reduce_statistics)
+                self.handlers[Kind.REDUCE] = _in_turn(self.replicas.reduce, zero.reduce_wholes)
             self.advance.append(zero.advance)
 
     def _ready(self, program: Program, *, backward: bool = True) -> list[Action]:

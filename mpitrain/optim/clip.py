@@ -42,6 +42,8 @@ def clip_values(parameters: Iterable[Parameter], limit: float) -> None:
 
 def _squared_norm(x: Array) -> Array:
     xp = namespace(x)
+    if not x.size:
+        return xp.zeros((), "float64")
     flat, dtype = x.reshape(-1), sum_dtype(x.dtype)
     tiles = (flat[tile].astype(dtype, copy=False) for tile in row_tiles(flat, _TILE_BYTES))
     # The tiles' sums are added in float64: one float32 sum of millions of squares would lose digits.
@@ -50,7 +52,7 @@ def _squared_norm(x: Array) -> Array:
 
 def _squared_row_norms(x: Array) -> Array:
     xp = namespace(x)
-    rows = x.reshape(-1, math.prod(x.shape[1:]))
+    rows = x.reshape(math.prod(x.shape[:1]), math.prod(x.shape[1:]))
     norms = xp.empty(len(rows), "float64")
     for tile in row_tiles(rows):
         # Without a buffer for the conversion, which would cut rows where it happens to be full.

@@ -30,18 +30,16 @@ def holders(model: Model, ranges: Sequence[tuple[int, int]], owner: Mapping[int,
 class TiedWeights:
     """TIE for a rank of a pipeline."""
 
-    def __init__(
-        self, place: Place, shared: Mapping[str, tuple[int, ...]], stages: Mapping[int, Sequence[Parameter]], *, sharded: bool
-    ) -> None:
+    def __init__(self, place: Place, shared: Mapping[str, tuple[int, ...]], stages: Mapping[int, Sequence[Parameter]]) -> None:
         """`shared` as `holders` gives it; `stages` maps this rank's stages to their parameters, or the shards of them that it
-        keeps if they are `sharded` over the replicas.
+        keeps.
 
         Collective: one group is made for each shared parameter.
         """
         #: By name: stage by stage, ranks that share two weights could come to them in opposite orders, and wait for each other.
         self.joins: list[tuple[Parameter, Communicator]] = []
-        #: Whether this rank's gradient of a shared parameter enters the sum: replicas have the same one, but for shards.
-        self.counts = sharded or place.dp.rank == 0
+        #: Whether this rank's gradient of a whole parameter enters the sum: replicas have the same one, but for shards.
+        self.counts = place.dp.rank == 0
         self.even = place.layout.even
         mine = {p.name: p for parameters in stages.values() for p in parameters}
         for name, holding in sorted(shared.items()):
@@ -59,9 +57,9 @@ class TiedWeights:
             if self.even:
                 group.allreduce(grad)
                 continue
-            rows = slice(*parameter.box[0])
+            box = tuple(slice(*along) for along in parameter.box)
             whole = namespace(grad).zeros(parameter.shape, grad.dtype)
-            if self.counts:
-                whole[rows] = grad
+            if self.counts or parameter.box_shape != parameter.shape:
+                whole[box] = grad
             group.allreduce(whole)
-            grad[...] = whole[rows]
+            grad[...] = whole[box]

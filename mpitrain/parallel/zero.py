@@ -11,21 +11,25 @@ arrays, N w (2 + k) at level 0, N w (2 + k/d) at 1, N w (1 + (1 + k)/d) at 2, N 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
 from mpitrain.arrays import Array, Arrays, namespace
 from mpitrain.comm import Collective, Communicator, InFlight, finish
 from mpitrain.comm.allreduce import ring
-from mpitrain.nn import Parameter, Stage, Statistic
+from mpitrain.nn import Parameter, Stage
 from mpitrain.parallel.buckets import Bucket
 from mpitrain.parallel.rows import gather_rows, reduce_rows, rows_of, shard_of
 from mpitrain.program.action import Action
 
 
 def is_shared_out(parameter: Parameter, level: int) -> bool:
-    """Whether replicas hold shards of `parameter`: of a frozen one there is no more than its weights to share out."""
-    return parameter.trained or (level == 3 and not parameter.moves)
+    """Whether replicas hold shards of `parameter`: of a frozen one there is no more than its weights to share out, and one
+    without a dim, or without an element, has no rows.
+    """
+    has_rows = parameter.shape != () and parameter.size > 0
+    return has_rows and (parameter.trained or (level == 3 and not parameter.moves))
 
 
 class Zero:
@@ -41,11 +45,13 @@ class Zero:
         self.weights_comm = comm.group(range(comm.size))
         #: The shared-out weights that each stage computes with; two stages may use one.
         self.used: dict[int, list[Parameter]] = {}
-        self.statistics: dict[int, list[Parameter]] = {}
+        #: What moves and is not shared out: statistics, and what has no rows; one that stages share belongs to the first.
+        self.wholes: dict[int, list[Parameter]] = {}
         for stage, module in stages.items():
             parameters = module.parameters()
             self.used[stage] = [p for p in parameters if is_shared_out(p, level)]
-            self.statistics[stage] = [p for p in parameters if isinstance(p, Statistic)]
+            earlier = set(chain.from_iterable(self.wholes.values()))
+            self.wholes[stage] = [p for p in parameters if p.moves and not is_shared_out(p, level) and p not in earlier]
         self.shards = {p: shard_of(p, comm.size, comm.rank) for used in self.used.values() for p in used}
         #: The stages for which a weight is whole, at level 3.
         self.users: dict[Parameter, set[int]] = {p: set() for p in self.shards}
@@ -61,14 +67,14 @@ class Zero:
 
     def exchange(self, bucket: Bucket) -> Collective:
         """Sum this replica's rows of the bucket's gradients over all replicas into its shards' gradients."""
-        trained = [p for p in bucket.parameters if not isinstance(p, Statistic)]
-        if trained:
-            yield from self._reduce(trained, bucket.index)
+        shared_out = [p for p in bucket.parameters if p in self.shards]
+        if shared_out:
+            yield from self._reduce(shared_out, bucket.index)
 
-    def reduce_statistics(self, action: Action) -> None:
-        """Sum what the stage's statistics have observed in the step over all replicas; they are not shared out."""
-        for statistic in self.statistics[action.stage]:
-            finish(ring(self.weights_comm, statistic.settled_grad().reshape(-1), tag=action.stage))
+    def reduce_wholes(self, action: Action) -> None:
+        """Sum the gradients of what is not shared out, and what statistics have observed in the step, over all replicas."""
+        for whole in self.wholes[action.stage]:
+            finish(ring(self.weights_comm, whole.settled_grad().reshape(-1), tag=action.stage))
 
     def gather(self, action: Action) -> None:
         """GATHER: start to bring all rows of the stage's weights together."""

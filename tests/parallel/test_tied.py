@@ -35,7 +35,7 @@ def test_two_shared_weights_that_ranks_come_to_in_opposite_orders():
     def sums(comm):
         a, b = parameter("a", comm.rank + 1), parameter("b", 10 * (comm.rank + 1))
         stages = {0: [a], 2: [b]} if comm.rank == 0 else {1: [b], 3: [a]}
-        tied = TiedWeights(mesh.place(comm), shared, stages, sharded=False)
+        tied = TiedWeights(mesh.place(comm), shared, stages)
         tied.tie(Action(Kind.TIE, min(stages)))
         return a.settled_grad()[0], b.settled_grad()[0]
 
