@@ -79,7 +79,7 @@ class Compression:
         self.state: dict[Parameter, dict[str, Array]] = {}
         self._remembered: list[Remembered] = []
         for parameter in parameters:
-            if not parameter.trained or not compressor.takes(parameter) or parameter in self.state:
+            if not _compressed(compressor, parameter) or parameter in self.state:
                 continue
             holders = shared.get(parameter.name, (place.pp_rank,))
             widths = [place.layout.widths[pp] for pp in holders]
@@ -131,9 +131,14 @@ def remembered_bytes(compressor: Compressor, parameters: Iterable[Parameter], re
     return sum(
         math.prod(slot.shape) * sum_dtype(dtype).itemsize // (replicas if slot.held is Held.ROWS else 1)
         for parameter in parameters
-        if parameter.trained and compressor.takes(parameter)
+        if _compressed(compressor, parameter)
         for slot in compressor.slots(parameter)
     )
+
+
+def _compressed(compressor: Compressor, parameter: Parameter) -> bool:
+    """Whether less than the gradient of `parameter` is sent: of one number, or of none, there is nothing to save."""
+    return parameter.trained and parameter.size > 0 and parameter.shape != () and compressor.takes(parameter)
 
 
 def _remember(slot: Slot, parameter: Parameter, peers: Peers, holder: int, widths: Sequence[int]) -> Remembered:
