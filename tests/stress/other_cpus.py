@@ -3,7 +3,7 @@
     python tests/stress/other_cpus.py                # the tests of kernels and of bits
     python tests/stress/other_cpus.py tests/optim    # others
 
-OpenBLAS, Numba and NumPy are told which instructions there are.  A CPU with instructions that this machine lacks is passed over.
+OpenBLAS, Numba and NumPy are told which instructions there are.  A CPU with instructions that are not here is passed over.
 """
 
 from __future__ import annotations
