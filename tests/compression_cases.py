@@ -61,7 +61,8 @@ def run(world, compressor, grads, statistics=()):
         sums, sent = [], []
         for step, given_ in enumerate(grads):
             for p in parameters:
-                p.grad[...], p.fresh = given_[comm.rank][p.name], False
+                p.grad[...] = given_[comm.rank][p.name]
+                p.contributed()
             compression.begin(step)
             finish(compression.exchange(bucket))
             sums.append({p.name: p.grad.copy() for p in parameters})

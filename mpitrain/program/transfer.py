@@ -140,7 +140,7 @@ class Transfers:
         stage = action.stage + _OTHER_END[action.kind]
         slot = stage, _slot(action)[1]
         box = self.mail.inputs if forward else self.mail.grads
-        parts = [self.arrays.xp.ascontiguousarray(part) for part in box.pop(slot)]
+        parts = [self.arrays.xp.asarray(part, order="C") for part in box.pop(slot)]
         pieces = self._pieces(action)
         found = crossing_of(parts, sum(piece.stop - piece.start for piece in pieces), stage)
         if not forward:

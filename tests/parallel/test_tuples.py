@@ -7,7 +7,7 @@ import pytest
 from layout_cases import Case, check, vectors
 
 import mpitrain as mt
-from mpitrain.autograd import Tensor
+from mpitrain.autograd import Tensor, ops
 
 
 class Split(mt.nn.Module):
@@ -147,6 +147,14 @@ def test_what_is_no_tensor_or_no_array_is_refused(name):
     mesh = mt.Mesh(mt.comm.local(2), mt.Layout(pp=2))
     with pytest.raises(ValueError, match=words):
         mt.Trainer(mt.nn.Model(layers, mt.nn.CrossEntropy()), mt.optim.SGD(lr=1), data or vectors(), mesh=mesh, batch=4).fit(1)
+
+
+def test_a_tensor_without_a_dim_does_not_cross():
+    """Not even for one sample, of which it would look like a row."""
+    layers = [Gives(lambda x: ops.sum(x)), mt.nn.Linear(12, 7)]
+    mesh = mt.Mesh(mt.comm.local(2), mt.Layout(pp=2))
+    with pytest.raises(ValueError, match=r"a tensor of shape \(\) and dtype float32 crosses into stage 1"):
+        mt.Trainer(mt.nn.Model(layers, mt.nn.CrossEntropy()), mt.optim.SGD(lr=1), vectors(), mesh=mesh, batch=1).fit(1)
 
 
 def test_a_layer_that_cannot_take_several_inputs_is_named():
