@@ -3,6 +3,7 @@ there are cores.
 """
 
 import os
+import re
 
 import pytest
 
@@ -38,7 +39,21 @@ def pytest_cmdline_main(config):
     if option.numprocesses is None and whole and not (option.usepdb or option.collectonly):
         option.numprocesses = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if option.numprocesses and option.dist == "no":
-        option.dist = "loadgroup"  # keeps together what one mpiexec runs
+        option.dist = "loadscope"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Tests of one mpiexec, and those of a file whose fixture takes long, in one process; any other where there is time."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            over_mpi = re.search(r"[\[-](mpi\d+)[-\]]", nodeid)
+            file = nodeid.partition("::")[0]
+            return over_mpi[1] if over_mpi else file if file.endswith("test_mpi_plugin.py") else nodeid
+
+    return Scheduling(config, log) if config.option.dist == "loadscope" else None
 
 
 def pytest_collection_modifyitems(config, items):

@@ -26,8 +26,6 @@ from mpitrain.comm.launch import Launcher, find_launcher
 
 #: The ranks that wait for the next test.
 _RANKS = pytest.StashKey[Ranks]()
-#: The id of a test before pytest-xdist adds a group's name to it.
-_NODEID = pytest.StashKey[str]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "xdist_group(name): pytest-xdist, where it is there, runs the tests of a group together")
     config.addinivalue_line("markers", "mpi(n, timeout=60, local=False, alone=False): run the test on n MPI ranks")
 
 
@@ -61,12 +58,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (_number(item), _alone(item)))
-    for item in items:
-        item.stash[_NODEID] = item.nodeid
-        if _number(item):
-            item.add_marker(pytest.mark.xdist_group(f"mpi{_number(item)}"))
 
 
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
@@ -128,7 +121,7 @@ def _run_over_mpi(item: pytest.Function, number: int, timeout: float) -> None:
         launcher = _launcher()
     except ValueError as error:
         pytest.skip(str(error))
-    stash, nodeid = item.config.stash, item.stash[_NODEID]
+    stash, nodeid = item.config.stash, item.nodeid
     try:
         if _RANKS not in stash:
             stash[_RANKS] = Ranks(launcher, number, nodeid, item.config.rootpath)

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("mpi_plugin")  # which share what one run of the suite below prints
-
 SUITE = """
 import os
 import sys
