@@ -18,14 +18,17 @@ def likeness(module: Module) -> tuple[object, ...]:
 
 
 def _settings(module: Module) -> list[tuple[object, ...]]:
-    """What the attributes of a module say, its name and its inner modules aside."""
-    inner = {key.partition(".")[0] for key, child in module.children() if isinstance(child, Module)}
-    return [(key, _said(value)) for key, value in vars(module).items() if key != "name" and key not in inner]
+    """What the attributes of a module say, its name aside; inner modules speak for themselves."""
+    return [(key, _said(value)) for key, value in vars(module).items() if key != "name"]
 
 
 def _said(value: object) -> object:
     if isinstance(value, Parameter):
         return value.shape, value.trained
-    if isinstance(value, tuple):
-        return tuple(map(_said, value))
+    if isinstance(value, Module):
+        return type(value)
+    if isinstance(value, (list, tuple)):
+        return type(value), *map(_said, value)
+    if isinstance(value, dict):
+        return dict, *((_said(key), _said(item)) for key, item in value.items())
     return value if isinstance(value, Hashable) else object()  # like nothing else

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import mpitrain as mt
+from mpitrain.nn.init import ONES
 from mpitrain.nn.likeness import likeness
 
 
@@ -33,7 +34,13 @@ class Holds(mt.nn.Module):
         (Holds(len), Holds(len), True),
         (Holds(len), Holds(max), False),
         (Holds(np.ones(2)), Holds(np.ones(2)), False),
-        (Holds([1]), Holds([1]), False),
+        (Holds([1]), Holds([1]), True),
+        (Holds([1]), Holds((1,)), False),
+        (Holds([mt.nn.Linear(3, 4), 1]), Holds([mt.nn.Linear(3, 4), 1]), True),
+        (Holds([mt.nn.Linear(3, 4), 1]), Holds([mt.nn.Linear(3, 4), 2]), False),
+        (Holds({"a": mt.nn.Linear(3, 4)}), Holds({"a": mt.nn.Linear(4, 3)}), False),
+        (Holds({"a": mt.nn.Parameter((2,), ONES)}), Holds({"a": mt.nn.Parameter((2,), ONES)}), True),
+        (Holds({"a": mt.nn.Parameter((2,), ONES)}), Holds({"a": mt.nn.Parameter((3,), ONES)}), False),
     ],
 )
 def test_what_tells_modules_apart(a, b, alike):
