@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mpitrain import generate, selfcheck, snapshot
-from mpitrain.arrays import arithmetic, choose, keep_freed_pages
+from mpitrain.arrays import arithmetic, choose, keep_freed_pages, one_blas_thread
 from mpitrain.bounds import Count, NotNegative, NotNegativeInt, Positive, check, checked
 from mpitrain.checkpoint import SHARD_BYTES, Claim, claim, find, prune
 from mpitrain.comm import Communicator, Mesh, Watchdog, roll_call
@@ -111,6 +111,8 @@ class Trainer:
             if isinstance(tokens, TokenDataset) and isinstance(vocab, int):
                 check_vocab(tokens, vocab)
         keep_freed_pages()
+        if reproducible:
+            one_blas_thread()
         self.model, self.data, self.mesh, self.validation = model, data, mesh, validation
 
         def worker(comm: Communicator) -> Worker:

@@ -1,6 +1,6 @@
 """Array libraries, dtypes, random streams and tiles."""
 
-from mpitrain.arrays.arithmetic import arithmetic
+from mpitrain.arrays.arithmetic import arithmetic, one_blas_thread
 from mpitrain.arrays.backend import Array, Arrays, choose, namespace, to_host
 from mpitrain.arrays.dtypes import BFLOAT16, FLOATS, float_dtype, sum_dtype
 from mpitrain.arrays.memory import empty_beside, keep_freed_pages
@@ -19,6 +19,7 @@ __all__ = [
     "float_dtype",
     "keep_freed_pages",
     "namespace",
+    "one_blas_thread",
     "row_tiles",
     "sum_dtype",
     "to_host",

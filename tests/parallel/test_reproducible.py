@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from layout_cases import gpt, images, llama, mlp, resnet, tokens, vectors
+from threadpoolctl import threadpool_limits
 
 import mpitrain as mt
+from mpitrain.arrays import Arrays, arithmetic
 from mpitrain.autograd import Op
 from mpitrain.nn import NotFiniteError
 from mpitrain.nn.init import ONES
@@ -235,3 +237,24 @@ def test_carrying_changes_nothing(monkeypatch):
 def test_what_depends_on_the_number_of_replicas_is_refused(settings):
     with pytest.raises(ValueError, match=f"reproducible = true and {next(iter(settings))} do not go together"):
         trainer(mt.comm.local(2), CASES["resnet"], 2, 1, **settings)
+
+
+def test_the_number_of_blas_threads_changes_no_bit():
+    """A product of this size is rounded otherwise by two threads of OpenBLAS, which a rank with two cores has."""
+    images = np.random.default_rng(0).normal(size=(512, 300)).astype(np.float32)
+    data = mt.data.ArrayDataset(images, np.arange(512) % 7)
+
+    def weights(reproducible):
+        mesh = mt.Mesh(mt.comm.local(1), mt.Layout())
+        model, sgd = mt.nn.models.MLP(sizes=(300, 900, 7)), mt.optim.SGD(lr=0.1)
+        with threadpool_limits(2):
+            job = mt.Trainer(model, sgd, data, mesh=mesh, batch=512, arrays="numpy", reproducible=reproducible)
+            blas = arithmetic(Arrays())["BLAS"]
+            job.fit(1, report=lambda step: None)
+        return blas, [p.data.tobytes() for p in job.workers[0].holding.owned]
+
+    with threadpool_limits(1):
+        _, alone = weights(reproducible=True)
+    blas, found = weights(reproducible=True)
+    assert blas.endswith(" with 1 thread")
+    assert found == alone
