@@ -19,7 +19,7 @@ class Uses(Module):
         self.norm, self.times, self.every = norm, times, every
 
     def forward(self, x):
-        if x.context.samples[0] % self.every == 0:
+        if x.context.samples[0] // MICROBATCH * MICROBATCH % self.every == 0:  # joined replicas have parts of a microbatch
             for _ in range(self.times):
                 x = x + self.norm(x) * 0.0
         return x
@@ -51,6 +51,8 @@ JOBS = {
     "dp2_pp2": (mt.Layout(dp=2, pp=2), {}),
     "dp2_pp2_zero3": (mt.Layout(dp=2, pp=2), {"zero": 3}),
     "dp2_pp2_reproducible": (mt.Layout(dp=2, pp=2), {"reproducible": True}),
+    "dp2_joined": (mt.Layout(dp=2), {"sync_batch_norm": True}),
+    "dp2+1_pp2_zero1_joined": (mt.Layout(dp=(2, 1), pp=2), {"sync_batch_norm": True, "zero": 1}),
 }
 
 
@@ -63,7 +65,7 @@ def test_running_moments_are_the_mean_over_what_was_observed(name, use):
         mt.optim.SGD(lr=0.0),
         mt.data.ArrayDataset(IMAGES, np.zeros(ROWS, np.int64)),
         mesh=mt.Mesh(mt.comm.local(layout.size), layout),
-        microbatches=ROWS // MICROBATCH // layout.dp,
+        microbatches=ROWS // MICROBATCH // (1 if "sync_batch_norm" in settings else layout.widest),
         batch=ROWS,
         dtype="float64",
         arrays="numpy",
