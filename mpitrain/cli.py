@@ -99,7 +99,7 @@ def _explained() -> Iterator[None]:
     """What a person can get wrong ends the program with its sentence instead of a traceback."""
     try:
         yield
-    except (ValueError, FileNotFoundError, TimeoutError) as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"mpitrain: {error}") from error
 
 

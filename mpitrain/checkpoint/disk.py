@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import save_file
+
 
 def make_empty(folder: Path) -> None:
     """Make the folder, without what a job left behind in it that ended while it wrote."""
@@ -32,4 +35,13 @@ def flush(path: Path) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` and flush it."""
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    flush(path)
+
+
+def write_tensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a safetensors file and flush it; whoever may read other new files may read it, and not its owner alone."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(arrays), path, metadata={"format": "pt"})
+    path.chmod(mode)
     flush(path)

@@ -17,14 +17,13 @@ from uuid import uuid4
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from mpitrain.arrays import FLOATS, to_host
 from mpitrain.bounds import Count, checked
 from mpitrain.checkpoint.agree import WriteError, together
 from mpitrain.checkpoint.boxes import overlap, slices, volume
 from mpitrain.checkpoint.common import find
-from mpitrain.checkpoint.disk import flush, make_empty, write_json
+from mpitrain.checkpoint.disk import make_empty, write_json, write_tensors
 from mpitrain.checkpoint.families import FAMILIES, Family
 from mpitrain.checkpoint.huggingface import family_of
 from mpitrain.checkpoint.load import Checkpoint
@@ -204,8 +203,7 @@ def _write_shards(
         arrays = {name: array for name, array in gathered.items() if array is not None}
         if arrays and failure is None:
             try:
-                save_file(arrays, stage / name, metadata={"format": "pt"})
-                flush(stage / name)
+                write_tensors(stage / name, arrays)
             except (OSError, SafetensorError) as error:
                 failure = error
         del gathered, arrays

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from mpitrain.arrays import Array, to_host
 from mpitrain.checkpoint.agree import WriteError, together
-from mpitrain.checkpoint.disk import flush, make_empty
+from mpitrain.checkpoint.disk import flush, make_empty, write_tensors
 from mpitrain.checkpoint.leader import leads_disk
 from mpitrain.checkpoint.manifest import Manifest, Part, StoredFile, StoredTensor, merged
 from mpitrain.comm import Communicator, gather_text
@@ -69,8 +68,7 @@ def _write_part(folder: Path, file: str, step: int, entries: Sequence[Entry]) ->
     """Write this rank's file to the disk; the manifest of it alone."""
     arrays = {entry.name: np.asarray(to_host(entry.array), order="C") for entry in entries}
     assert len(arrays) == len(entries), "a rank writes one part of a tensor"
-    save_file(arrays, folder / file)
-    flush(folder / file)
+    write_tensors(folder / file, arrays)
     with (folder / file).open("rb") as stored:
         digest = hashlib.file_digest(stored, "sha256").hexdigest()
     tensors = {

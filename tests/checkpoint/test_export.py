@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -16,7 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GPT
 import mpitrain as mt
 from mpitrain import snapshot
 from mpitrain.arrays import Arrays
+from mpitrain.checkpoint import disk
 from mpitrain.checkpoint.export import export_checkpoint
+from mpitrain.checkpoint.publish import STAGE
 from mpitrain.cli import main
 from mpitrain.nn.models import GPT, MLP
 
@@ -107,6 +108,8 @@ def test_a_checkpoint_and_the_job_that_wrote_it_give_the_same_folder(tmp_path, m
         assert f"runs/small/step-00000001 as a model for transformers in {out}\n" in capsys.readouterr().out
         assert {p.name: p.read_bytes() for p in Path(out).iterdir()} == {p.name: p.read_bytes() for p in Path("a").iterdir()}
     assert AutoModelForCausalLM.from_pretrained("a").dtype == torch.bfloat16
+    with pytest.raises(SystemExit, match="mpitrain: could not export to a/config.json/d: rank 0: NotADirectoryError"):
+        main(["export", "small", "--to", "a/config.json/d"])
 
 
 def main_ok(*line):
@@ -159,6 +162,7 @@ def test_new_weights_are_found_whatever_was_there(old, new, tmp_path):
     for stale in ("pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"):
         (folder / stale).write_text("old")
     (folder / "notes.txt").write_text("mine")
+    (folder / STAGE / "x").mkdir(parents=True)  # of a process that was killed
     model = mt.from_pretrained(folder)
     model.materialize(Arrays(), np.dtype("f4"))
     for parameter in model.parameters():
@@ -171,6 +175,7 @@ def test_new_weights_are_found_whatever_was_there(old, new, tmp_path):
     weights = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
     assert index.exists() is (new == "shards")
     assert {path.name for path in folder.glob("*.safetensors")} == weights
+    assert {path.stat().st_mode for path in folder.iterdir()} == {(folder / "notes.txt").stat().st_mode}
 
 
 @pytest.mark.parametrize(("old", "new"), FORMS, ids=lambda form: form)
@@ -284,8 +289,7 @@ def test_a_model_without_a_public_format_is_named(tmp_path):
 @pytest.mark.parametrize("there", [True, False], ids=["over an export", "to a new folder"])
 def test_one_ranks_full_disk_stops_all_and_changes_nothing(there, tmp_path, monkeypatch):
     """The rank that cannot write is one that others send to, and it has more than one file to write."""
-    module = sys.modules[export_checkpoint.__module__]
-    original, folder = module.save_file, tmp_path / "out"
+    original, folder = disk.save_file, tmp_path / "out"
 
     def full(arrays, file, metadata):
         if "lm_head.weight" in arrays or "transformer.h.1.ln_1.weight" in arrays:
@@ -296,7 +300,7 @@ def test_one_ranks_full_disk_stops_all_and_changes_nothing(there, tmp_path, monk
         saved(folder, number=1, shards=True)
     before = contents(folder) if there else None
     job = trainer(GPT(**SMALL, tied=False), dp=2, pp=2, zero=3)
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(disk, "save_file", full)
     with pytest.raises(OSError, match=r"could not export to .*/out: rank \d: OSError: \[Errno 28\] No space left.*as it was"):
         job.export(folder, shard_bytes=1000)
     assert (contents(folder) if folder.exists() else None) == before

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from mpitrain.checkpoint import Checkpoint, Entry, save
+from mpitrain.checkpoint import Checkpoint, Entry, disk, save
 from mpitrain.comm import local
 
 
@@ -51,15 +51,14 @@ def test_a_tensor_of_which_a_part_is_missing_or_twice_is_our_mistake(tmp_path):
 
 
 def test_one_ranks_full_disk_stops_all_and_leaves_nothing(tmp_path, monkeypatch):
-    module = sys.modules[save.__module__]
-    original = module.save_file
+    original = disk.save_file
 
-    def full(arrays, file):
+    def full(arrays, file, metadata):
         if file.name == "rank-00001.safetensors":
             raise OSError(28, "No space left on device")
-        original(arrays, file)
+        original(arrays, file, metadata)
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(disk, "save_file", full)
 
     def message(comm):
         with pytest.raises(OSError, match=r"rank 1: OSError: \[Errno 28\] No space left on device") as caught:
