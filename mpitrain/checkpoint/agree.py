@@ -22,14 +22,19 @@ class WriteError(OSError):
 
 def together(comm: Communicator, write: Callable[[], T], *, here: bool = True) -> T | None:
     """`write()` where `here` is true; `WriteError` on every rank if one could not.  Collective."""
-    failure, result = None, None
+    failed, result = None, None
     try:
         result = write() if here else None
     except (OSError, SafetensorError) as error:
-        failure = f"{type(error).__name__}: {error}"
-    if (first := first_failure(comm, failure)) is not None:
-        raise WriteError(first)
+        failed = error
+    check_written(comm, failed)
     return result
+
+
+def check_written(comm: Communicator, failed: Exception | None) -> None:
+    """`WriteError` on every rank if one has `failed`.  Collective."""
+    if (first := first_failure(comm, None if failed is None else f"{type(failed).__name__}: {failed}")) is not None:
+        raise WriteError(first)
 
 
 def first_failure(comm: Communicator, failure: str | None) -> str | None:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from mpitrain.arrays import FLOATS, to_host
 from mpitrain.bounds import Count, checked
-from mpitrain.checkpoint.agree import WriteError, together
+from mpitrain.checkpoint.agree import WriteError, check_written, together
 from mpitrain.checkpoint.boxes import overlap, slices, volume
 from mpitrain.checkpoint.common import find
 from mpitrain.checkpoint.disk import make_empty, write_json, write_tensors
@@ -77,7 +77,7 @@ def export(model: Model, weights: Weights, folder: Path, comm: Communicator, *, 
         sees = comm.allgather(np.array([stage.exists()]))[:, 0]
         names = broadcast_text(comm, "\n".join(shard_names(folder, len(shards))), 0).split("\n")
         named = dict(zip(names, shards, strict=True))
-        together(comm, lambda: _write_shards(named, weights, stage, comm, sees))
+        _write_shards(named, weights, stage, comm, sees)
         left = together(comm, finish, here=lead)
     except WriteError as error:
         raise OSError(
@@ -195,20 +195,19 @@ def _write_shards(
     Every rank goes through the tensors in one order, so two that exchange a part both come to it.  A rank that cannot write
     takes what it is sent to the end, lest the others wait for it.
     """
-    failure: Exception | None = None
+    failed: Exception | None = None
     for name, shard in shards.items():
         owner, _ = next(_parts(shard[0], weights))
         writer = owner if sees[owner] else 0
         gathered = {tensor.name: _gathered(tensor, weights, writer, comm) for tensor in shard}
         arrays = {name: array for name, array in gathered.items() if array is not None}
-        if arrays and failure is None:
+        if arrays and failed is None:
             try:
                 write_tensors(stage / name, arrays)
             except (OSError, SafetensorError) as error:
-                failure = error
+                failed = error
         del gathered, arrays
-    if failure is not None:
-        raise failure
+    check_written(comm, failed)
 
 
 def _gathered(tensor: _Tensor, weights: Weights, writer: int, comm: Communicator) -> np.ndarray | None:

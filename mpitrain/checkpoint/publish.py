@@ -81,10 +81,10 @@ def publish(stage: Path, folder: Path) -> None:
         for name in names:
             os.replace(stage / name, folder / name)
         flush(folder)
-    # A single file is preferred to an index: where the new weights have one, they are there once the old single file is not.
-    stale = [path for path in _visible(folder) if _matches(path, _WEIGHTS) and path.name not in (*others, last)]
-    for path in sorted(stale, key=lambda path: path.name != SINGLE):
-        path.unlink()
+    # A single file is preferred to an index: where the new weights have an index, they are found once the old single file goes.
+    for path in _visible(folder):
+        if _matches(path, _WEIGHTS) and path.name not in (*others, last):
+            path.unlink()
     flush(folder)
 
 

@@ -1,5 +1,6 @@
 """What a job writes for `transformers`: from every layout, whole or not at all, with all that the model's own folder had."""
 
+import functools
 import json
 import os
 import tracemalloc
@@ -15,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GPT
 import mpitrain as mt
 from mpitrain import snapshot
 from mpitrain.arrays import Arrays
-from mpitrain.checkpoint import disk
+from mpitrain.checkpoint import Weights, disk, export
 from mpitrain.checkpoint.export import export_checkpoint
 from mpitrain.checkpoint.publish import STAGE
 from mpitrain.cli import main
@@ -108,7 +109,7 @@ def test_a_checkpoint_and_the_job_that_wrote_it_give_the_same_folder(tmp_path, m
         assert f"runs/small/step-00000001 as a model for transformers in {out}\n" in capsys.readouterr().out
         assert {p.name: p.read_bytes() for p in Path(out).iterdir()} == {p.name: p.read_bytes() for p in Path("a").iterdir()}
     assert AutoModelForCausalLM.from_pretrained("a").dtype == torch.bfloat16
-    with pytest.raises(SystemExit, match="mpitrain: could not export to a/config.json/d: rank 0: NotADirectoryError"):
+    with pytest.raises(SystemExit, match=r"mpitrain: could not export to a/config.json/d: rank 0: NotADirectoryError"):
         main(["export", "small", "--to", "a/config.json/d"])
 
 
@@ -304,6 +305,49 @@ def test_one_ranks_full_disk_stops_all_and_changes_nothing(there, tmp_path, monk
     with pytest.raises(OSError, match=r"could not export to .*/out: rank \d: OSError: \[Errno 28\] No space left.*as it was"):
         job.export(folder, shard_bytes=1000)
     assert (contents(folder) if folder.exists() else None) == before
+
+
+class Rendezvous:
+    """A communicator whose sends end once they were received, as MPI's do with large messages."""
+
+    def __init__(self, comm):
+        self.comm = comm
+
+    def __getattr__(self, name):
+        return getattr(self.comm, name)
+
+    def isend(self, x, dest, tag):
+        self.comm.isend(x, dest, tag)
+        return self.comm.irecv(np.empty(0), dest, tag + 1)
+
+    def irecv(self, x, source, tag):
+        self.comm.irecv(x, source, tag).wait()
+        return self.comm.isend(np.empty(0), source, tag + 1)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_ranks_that_send_wait_for_no_rank_that_cannot_write(full, tmp_path, monkeypatch):
+    """Rank 1 has the last rows of everything and rank 0 writes it, or fails at the first of many files."""
+    model = GPT(**SMALL)
+    model.materialize(Arrays(), np.dtype("f4"))
+    parts = {p.name: [((0, 1), *p.box[1:]), ((1, p.shape[0]), *p.box[1:])] for p in model.parameters()}
+    data = {p.name: p.data for p in model.parameters()}
+    weights = Weights(
+        dtype=np.dtype("f4"),
+        boxes={name: list(enumerate(boxes)) for name, boxes in parts.items()},
+        read=lambda name, box: data[name][tuple(slice(*bounds) for bounds in box)],
+    )
+    folder = tmp_path / "out"
+    mt.save_pretrained(model, tmp_path / "expected", shard_bytes=1000)
+    world = mt.comm.local(2, limit_s=10)
+    run = functools.partial(world.run, lambda comm: export(model, weights, folder, Rendezvous(comm), shard_bytes=1000))
+    if full:
+        monkeypatch.setattr(disk, "save_file", lambda *_, **__: (folder / "none" / "x").touch())
+        with pytest.raises(OSError, match=r"could not export to .*: rank 0: FileNotFoundError"):
+            run()
+    else:
+        run()
+        assert contents(folder) == contents(tmp_path / "expected")
 
 
 @pytest.mark.filterwarnings("always:passing over")
