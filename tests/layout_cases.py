@@ -24,6 +24,15 @@ def gpt(**settings):
     return lambda: mt.nn.models.GPT(width=32, depth=3, heads=2, vocab=61, context=12, **settings)
 
 
+def frozen_gpt():
+    """With the first block frozen, and the embedding, which is the output's weight too."""
+    model = gpt()()
+    for layer in model.layers[:2]:
+        for parameter in layer.parameters():
+            parameter.trained = False
+    return model
+
+
 def llama(**settings):
     return mt.nn.models.Llama(
         **{"width": 32, "depth": 3, "heads": 4, "kv_heads": 2, "vocab": 61, "context": 12, "mlp": 48} | settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from layout_cases import Case, check, gpt, images, llama, llama_with_all, mlp, resnet, tokens, vectors
+from layout_cases import Case, check, frozen_gpt, gpt, images, llama, llama_with_all, mlp, resnet, tokens, vectors
 
 import mpitrain as mt
 
@@ -20,6 +20,7 @@ CASES = {
     "gpt-untied-pp3-uneven": Case(gpt(tied=False), tokens, 1, 3, 4, "1f1b", 7, "float64"),
     "gpt-dropout-dp2-pp2": Case(gpt(dropout=0.2), tokens, 2, 2, 2, "1f1b", 8, "float64"),
     "gpt-recompute-pp2": Case(gpt(recompute=True), tokens, 1, 2, 2, "1f1b", 4, "float64"),
+    "gpt-frozen-dp2-pp2": Case(frozen_gpt, tokens, 2, 2, 2, "1f1b", 8, "float64"),
     "llama-dp2-pp2": Case(llama, tokens, 2, 2, 2, "1f1b", 8, "float64"),
     "llama-all-dp2-pp2-float32": Case(llama_with_all, tokens, 2, 2, 2, "1f1b", 8, "float32"),
     "llama-pp3-float32": Case(llama, tokens, 1, 3, 5, "1f1b", 10, "float32"),

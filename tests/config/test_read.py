@@ -40,6 +40,7 @@ match = "norm"
 [[optimizer.groups]]
 match = "head"
 lr_scale = 0.5
+trained = false
 
 [schedule]
 kind = "cosine"
@@ -61,6 +62,7 @@ def test_values_and_defaults(file):
     assert (config.layout.dp, config.layout.pp) == (2, 1)
     assert config.optimizer.betas == (0.9, 0.95)
     assert [group.match for group in config.optimizer.groups] == ["norm", "head"]
+    assert [group.trained for group in config.build_optimizer().groups] == [None, False]
     assert config.train.schedule == "1f1b"
     assert config.sample is None
     assert config.check.enabled

@@ -181,6 +181,8 @@ def test_what_is_frozen_costs_nothing(layout):
         backward = {a.stage for a in worker.training if a.kind in (Kind.B, Kind.I, Kind.W)}
         assert all(stage >= worker.lowest_stage for stage in backward)
         assert not [a for a in worker.training if a.kind is Kind.SEND_B and a.stage <= worker.lowest_stage]
+        if layout == "zero 3":
+            assert all(p.data is None for found in worker.holding.parameters.values() for p in found)
         if worker.place.pp_rank == 0 and layout in ("1f1b", "zero 3"):
             assert not backward
     assert job.self_check().equal
