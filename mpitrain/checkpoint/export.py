@@ -23,11 +23,11 @@ from mpitrain.bounds import Count, checked
 from mpitrain.checkpoint.agree import WriteError, check_written, together
 from mpitrain.checkpoint.boxes import overlap, slices, volume
 from mpitrain.checkpoint.common import find
-from mpitrain.checkpoint.disk import make_empty, write_json, write_tensors
+from mpitrain.checkpoint.disk import write_json, write_tensors
 from mpitrain.checkpoint.families import FAMILIES, Family
 from mpitrain.checkpoint.huggingface import family_of
 from mpitrain.checkpoint.load import Checkpoint
-from mpitrain.checkpoint.publish import STAGE, carry, publish, shard_names
+from mpitrain.checkpoint.publish import STAGE, begin, carry, publish, shard_names
 from mpitrain.checkpoint.stored import CONFIG, INDEX
 from mpitrain.comm import Communicator, broadcast_text, local
 from mpitrain.nn import Box, Model, Parameter, Source
@@ -72,8 +72,7 @@ def export(model: Model, weights: Weights, folder: Path, comm: Communicator, *, 
         return left
 
     try:
-        together(comm, lambda: make_empty(stage.parent), here=lead)
-        together(comm, lambda: make_empty(stage), here=lead)
+        together(comm, lambda: begin(stage, folder), here=lead)
         sees = comm.allgather(np.array([stage.exists()]))[:, 0]
         names = broadcast_text(comm, "\n".join(shard_names(folder, len(shards))), 0).split("\n")
         named = dict(zip(names, shards, strict=True))
@@ -81,7 +80,7 @@ def export(model: Model, weights: Weights, folder: Path, comm: Communicator, *, 
         left = together(comm, finish, here=lead)
     except WriteError as error:
         raise OSError(
-            f"could not export to {folder}: {error}. What it held is as it was; "
+            f"could not export to {folder}: {error}. The weights that it held, if any, are whole; "
             "make room, or choose a folder that every rank can write"
         ) from error
     finally:

@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from itertools import count
 from pathlib import Path
 
-from mpitrain.checkpoint.disk import flush
+from mpitrain.checkpoint.disk import flush, make_empty
 from mpitrain.checkpoint.stored import CONFIG, INDEX, SINGLE
 
 #: What is written, until it takes its place: a folder in the folder, so on the same file system.
@@ -46,12 +46,21 @@ _CARRIED = (
 )
 
 
+def begin(stage: Path, folder: Path) -> None:
+    """Make the empty folder `stage`; `FileExistsError` if readers would not look at new weights in `folder`."""
+    adapter = folder / "adapter_config.json"
+    if adapter.exists():
+        raise FileExistsError(f"{adapter} makes the folder an adapter of another model; move it away, or choose another folder")
+    make_empty(stage.parent)
+    stage.mkdir()
+
+
 def shard_names(folder: Path, shards: int) -> list[str]:
     """What so many files of weights are called: the usual names, or next to shards that `folder` has, others."""
     if shards == 1:
         return [SINGLE]
     stems = ("model" if i == 1 else f"model-{i}" for i in count(1))
-    stem = next(stem for stem in stems if not any(folder.glob(f"{stem}-[0-9]*-of-*.safetensors")))
+    stem = next(stem for stem in stems if not any(folder.glob(f"{stem}-?????-of-?????.safetensors")))
     return [f"{stem}-{i + 1:05d}-of-{shards:05d}.safetensors" for i in range(shards)]
 
 
