@@ -74,7 +74,7 @@ def executor(
     for stage in stages.values():
         stage.materialize(arrays, dtype)
     compute = Compute(stages, FirstLoss(payload), last, mail, arrays, dtype, transfers.advance)
-    inputs = np.ones((1, payload), dtype) if 0 in stages else None
+    inputs = (np.ones((1, payload), dtype),) if 0 in stages else ()
     targets = np.zeros(1) if last in stages else None
     microbatches = [Microbatch(samples=(i,), inputs=inputs, targets=targets) for i in range(count)]
     handlers = {
