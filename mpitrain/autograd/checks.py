@@ -67,12 +67,20 @@ def vectors(what: str, size: int, *weights: Array) -> None:
 
 
 def images(what: str, x: Array, channels: int | None = None) -> None:
-    """`ValueError` if `x` is not images (n, c, h, w) of so many channels."""
-    if x.ndim != 4 or channels not in (None, x.shape[1]):
+    """`ValueError` if `x` is not images (n, c, h, w) of so many channels, at least one."""
+    if x.ndim != 4 or not x.shape[1] or channels not in (None, x.shape[1]):
         raise ValueError(
             f"{what}{'' if channels is None else f' of {channels} channels'} is given images of shape {tuple(x.shape)}; "
             f"expected (n, {'c' if channels is None else channels}, h, w): change the layer's channels, or the data's shape"
         )
+
+
+def normed_images(x: Array, weight: Array, *others: Array) -> Array:
+    """Images in the type of the `weight` of a batch norm, which has one number for each channel, as `others` have."""
+    what = "a batch norm"
+    images(what, x, weight.size)
+    vectors(what, weight.size, weight, *others)
+    return like_weight(what, x, weight)
 
 
 def labels(what: str, x: Array, count: int, *, ignored: int | None = None, wait: bool = False) -> None:

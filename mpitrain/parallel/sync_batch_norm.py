@@ -9,7 +9,7 @@ communicator of their own, so they are never taken for a bucket's.
 from __future__ import annotations
 
 from mpitrain.arrays import Array, namespace
-from mpitrain.autograd import Op, Tensor, Weight
+from mpitrain.autograd import Op, Tensor, Weight, checks
 from mpitrain.autograd.ops.batch_norm import scale_shift_grad
 from mpitrain.comm import Communicator
 from mpitrain.kernels import batch_norm as kernels
@@ -40,6 +40,7 @@ class _SyncBatchNorm(Op):
         self.eps, self.comm = eps, comm
 
     def forward(self, x: Array, weight: Array, bias: Array) -> Array:
+        x = checks.normed_images(x, weight, bias)
         mean, variance, self.count = joined_moments(*kernels.moments(x), x.size // x.shape[1], self.comm)
         self.mean, self.variance = mean.astype(x.dtype), variance.astype(x.dtype)
         y, self.x_hat, self.inverse = kernels.batch_norm(x, weight, bias, self.mean, self.variance, self.eps)

@@ -110,12 +110,12 @@ class _Pair(Op):
     """Two inputs that broadcast against each other; `grads` gives their gradients before the sums."""
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
-        parts = zip(self.grads(dy), self.shapes, self.wanted, strict=True)
-        return tuple(_summed(part, shape) if wanted else None for part, shape, wanted in parts)
+        parts = zip(self.grads(dy), self.shapes, self.dtypes, self.wanted, strict=True)
+        return tuple(_summed(part, shape).astype(dtype, copy=False) if wanted else None for part, shape, dtype, wanted in parts)
 
     def forward(self, x: Array, y: Array) -> Array:
         x, y = checks.promoted(x, y)
-        self.shapes = x.shape, y.shape
+        self.shapes, self.dtypes = (x.shape, y.shape), (x.dtype, y.dtype)
         return self.apply(x, y)
 
     def apply(self, x: Array, y: Array) -> Array:
@@ -169,8 +169,10 @@ class _Matmul(Op):
                 f"matmul is given shapes {tuple(x.shape)} and {tuple(y.shape)}; expected (..., n, k) and (..., k, m), at least "
                 "2-D: reshape a vector to a matrix of one row or column"
             )
-        self.x, self.y = checks.promoted(x, y)
-        return namespace(x).matmul(self.x, self.y)
+        self.x, self.y = x, y = checks.promoted(x, y)
+        if checks.is_real(x.dtype) and x.dtype != y.dtype:
+            raise ValueError(f"matmul is given {x.dtype} and {y.dtype}; expected one type: cast one of them")
+        return namespace(x).matmul(x, y)
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
         xp, x, y = namespace(dy), self.x, self.y
@@ -223,7 +225,7 @@ class _Sum(Op):
         self.before = x.shape
         dims = range(x.ndim) if self.dims is None else [d % x.ndim for d in self.dims]
         self.kept = tuple(1 if i in dims else n for i, n in enumerate(x.shape))
-        self.scale = math.prod(self.kept) / max(1, x.size) if self.mean else 1.0
+        self.scale = math.prod(self.kept) / (x.size or math.nan) if self.mean else 1.0
         y = namespace(x).asarray(x.sum(axis=self.dims, keepdims=self.keepdims))
         return y * self.scale if self.mean else y
 
@@ -284,12 +286,13 @@ class _Concatenate(Op):
         self.dim = dim
 
     def forward(self, *parts: Array) -> Array:
-        self.sizes = [part.shape[self.dim] for part in parts]
+        self.sizes, self.dtypes = [part.shape[self.dim] for part in parts], [part.dtype for part in parts]
         return namespace(parts[0]).concatenate(parts, axis=self.dim)
 
     def input_grad(self, dy: Array) -> tuple[Array | None, ...]:
         ends = [builtins.sum(self.sizes[: i + 1]) for i in range(len(self.sizes) - 1)]
-        return tuple(namespace(dy).split(dy, ends, axis=self.dim))
+        parts = namespace(dy).split(dy, ends, axis=self.dim)
+        return tuple(part.astype(dtype, copy=False) for part, dtype in zip(parts, self.dtypes, strict=True))
 
 
 class _Value(Op):

@@ -30,9 +30,9 @@ class _BatchNorm(Op):
         self.eps, self.given = eps, moments
 
     def forward(self, x: Array, weight: Array, bias: Array) -> Array:
-        checks.images("a batch norm", x, len(weight))
-        checks.vectors("a batch norm", len(weight), weight, bias, *(self.given or ()))
-        x = checks.like_weight("a batch norm", x, weight)
+        x = checks.normed_images(x, weight, bias, *(self.given or ()))
+        if not (x.size or self.given):
+            raise ValueError(f"batch norm of no images (shape {tuple(x.shape)}) has no moments; expected at least one image")
         self.moments = self.given or kernels.moments(x)
         y, self.x_hat, self.inverse = kernels.batch_norm(x, weight, bias, *self.moments, self.eps)
         return y

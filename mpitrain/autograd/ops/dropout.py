@@ -17,10 +17,10 @@ def dropout(x: Tensor, rate: Rate, *, name: str) -> Tensor:
     """Zero each element of x with probability `rate` and scale the others by 1 / (1 - rate) (Srivastava et al. 2014).
 
     Element j (row-major) of sample s is drawn from word s * (elements a sample) + j of the stream that `context.seed`, the name
-    and the number of the call (`context.calls`) key, where s comes from `context.samples`.  Outside training, or at rate 0, x
-    itself.
+    and the number of the call (`context.calls`) key, where s comes from `context.samples`.  Outside training, at rate 0,
+    and where there are no samples, x itself.
     """
-    if not x.context.train or rate == 0.0:
+    if not x.context.train or rate == 0.0 or not x.data.size:
         return x
     return _Dropout(rate, name)(x)
 
@@ -32,9 +32,10 @@ class _Dropout(Op):
     def forward(self, x: Array) -> Array:
         x = checks.real(x, self.context.dtype)
         xp, samples = namespace(x), self.context.samples
-        if len(samples) != len(x):
+        if x.shape[:1] != (len(samples),):
             raise ValueError(
-                f"dropout {self.name!r} sees {len(x)} rows and context.samples has {len(samples)} numbers; expected one a row: "
+                f"dropout {self.name!r} sees {x.shape[0] if x.ndim else 'no'} rows and context.samples has {len(samples)} "
+                "numbers; expected one a row: "
                 "pass Tensor(x, context=Context(samples=...)), the rows' numbers in the order of all training samples"
             )
         stream = Stream(self.context.seed, self.context.calls.key(f"{self.name}/dropout"))

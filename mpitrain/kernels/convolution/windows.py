@@ -18,7 +18,7 @@ class Windows:
     def counts(self, h: int, w: int) -> tuple[int, int]:
         """How many fit down and across an image of h x w.  `ValueError` if none does."""
         p, q = ((size + 2 * self.padding - window) // self.stride + 1 for size, window in ((h, self.height), (w, self.width)))
-        if p < 1 or q < 1:
+        if min(p, q, h, w) < 1:
             raise ValueError(
                 f"a window of {self.height} x {self.width} does not fit an image of {h} x {w} with padding {self.padding}; "
                 "expected an image at least as large: use larger images, fewer strides, a smaller window or more padding"
