@@ -215,6 +215,7 @@ class Trainer:
                             step=worker.step,
                             steps=last,
                             loss=metrics.loss,
+                            skipped=metrics.skipped,
                             validation_loss=validation.loss if validation else None,
                             validation_accuracy=validation.accuracy if validation else None,
                             grad_norm=metrics.grad_norm,

@@ -42,6 +42,8 @@ class Progress:
 
     def step(self, report: StepReport) -> None:
         """Show that a step is done."""
+        if report.skipped:
+            tqdm.write(f"step {report.step} is skipped: none of its targets is counted, all are ignored", file=self.stream)
         if self.bar:
             self._move_bar(report)
         elif self._is_due(report):

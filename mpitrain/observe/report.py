@@ -28,3 +28,5 @@ class StepReport:
     seconds_left: float
     #: Bytes of gradients that rank 0 sent in the step; counted where they are compressed.
     sent_bytes: int | None = None
+    #: Whether none of the batch's targets was counted, and so nothing was learnt from it.
+    skipped: bool = False

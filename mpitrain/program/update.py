@@ -35,6 +35,8 @@ class Metrics:
     learning_rate: float = 0.0
     #: Part of the counted targets whose class was right, in an evaluation with a loss of classes.
     accuracy: float | None = None
+    #: Whether nothing was counted, so that weights and optimizer state were left alone; the schedule goes on.
+    skipped: bool = False
 
     @staticmethod
     def mean(found: Sequence[Metrics]) -> Metrics:
@@ -124,6 +126,11 @@ class Update:
         grad_norm = scale * math.sqrt(norm) if norm >= 0 else math.nan
         rate = next(iter(self.states.values())).lr if training else 0.0
         self.metrics = Metrics(loss=loss, count=count, grad_norm=grad_norm, learning_rate=rate, accuracy=accuracy)
+        if training and not count:
+            self.metrics = Metrics(loss=math.nan, count=0, learning_rate=rate, skipped=True)
+            self.unreached = frozenset(p.name for state in self.states.values() for p in state.trained)
+            self.grad_scale = 1.0
+            return
         if training and not (math.isfinite(loss) and math.isfinite(self.metrics.grad_norm)):
             raise NotFiniteError(f"loss {loss}, gradient norm {self.metrics.grad_norm}")
         self.grad_scale = scale * clip_scale(self.metrics.grad_norm, self.clip)
