@@ -11,6 +11,8 @@ ranks that start together may fill together.
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -40,10 +42,32 @@ def compiled(signature: str, *, sums: bool = False) -> Callable[[F], F]:
 
     With `sums`, LLVM may reorder the sums over a row.  A function without such sums is not given that freedom: LLVM would
     reorder products too, which can overflow in one order alone.
+
+    Where no cache can be written, a `UserWarning` says so, and each process compiles for itself.
     """
     fastmath = _FASTMATH | {"reassoc"} if sums else _FASTMATH
-    decorator: Any = numba.njit(signature, cache=True, pipeline_class=_NoOverlap, fastmath=fastmath, **_OPTIONS)
+
+    def decorator(function: F) -> F:
+        def machine_code(*, cache: bool) -> Any:
+            made: Any = numba.njit(signature, cache=cache, pipeline_class=_NoOverlap, fastmath=fastmath, **_OPTIONS)
+            return made(function)
+
+        try:
+            return machine_code(cache=True)
+        except (RuntimeError, OSError) as error:  # no folder for it, or no room in it
+            _warn_once(
+                f"Numba cannot keep compiled kernels ({type(error).__name__}), so each process compiles them anew, which takes "
+                "some seconds; set NUMBA_CACHE_DIR to a folder that can be written"
+            )
+            return machine_code(cache=False)
+
     return decorator
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    """Python's own filter forgets what it has shown, as Numba changes the filters."""
+    warnings.warn(text, stacklevel=3)
 
 
 def inlined(function: F) -> F:
