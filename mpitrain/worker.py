@@ -296,6 +296,14 @@ class Worker:
     def _name_culprit(self, batch: Batch, context: Context, error: NotFiniteError) -> None:
         """Every rank found `error` in the tally: repeat the forward pass with a look at all outputs, then at the gradients."""
         self._end_transfers()
+        for i, microbatch in enumerate(batch.microbatches):
+            for what, given in (("input", microbatch.inputs), ("target", microbatch.targets)):
+                for x in given if isinstance(given, tuple) else (given,):
+                    number = None if x is None else _first_not_finite(x)
+                    if number is not None:
+                        sample = f"sample {microbatch.samples[number]}, in microbatch {i},"
+                        raise NotFiniteError(f"{error}: the {what} of {sample} is not finite") from error
+        self.place.comm.barrier()  # a rank whose data are not finite is about to say it
         again = replace(batch, crossings={}, changing=lambda: False)
         self._run(self._inference(len(batch.microbatches)), again, replace(context, record=False, check=True))
         for parameter in (p for p in self.holding.owned if p.moves):
@@ -303,6 +311,13 @@ class Worker:
                 raise NotFiniteError(f"{error}: all outputs are finite, the gradient of {parameter.name} is not") from error
         self.place.comm.barrier()  # a rank that found more is about to say it
         raise NotFiniteError(f"{error}: all modules' outputs are finite, so the loss function made it") from error
+
+
+def _first_not_finite(x: np.ndarray) -> int | None:
+    """The first row of `x`, of all the samples, with a number that is not finite."""
+    if x.dtype.kind != "f" or np.isfinite(x).all():
+        return None
+    return int(np.argwhere(~np.isfinite(x))[0, 0])
 
 
 def _in_turn(*handlers: Callable[[Action], None]) -> Callable[[Action], None]:
