@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
+from types import SimpleNamespace
 
 import hypothesis.extra.numpy as arrays
 import numpy as np
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpitrain.arrays import BFLOAT16
-from mpitrain.comm import PeerGoneError, RankDiedError, Reduction, local
+from mpitrain.comm import PeerGoneError, RankDiedError, Reduction, local, post
 
 FLOATS = st.sampled_from([np.float16, BFLOAT16, np.float32, np.float64])
 COMBINE = {Reduction.SUM: np.sum, Reduction.MAX: np.max, Reduction.MIN: np.min}
@@ -75,11 +75,35 @@ def test_gather_and_broadcast_copy_bits(parts, data):
     assert local(len(parts)).run(run) == [(parts.tobytes(), parts[root].tobytes())] * len(parts)
 
 
-def test_sums_are_in_rank_order_whoever_comes_first():
+class Waits:
+    """Notes the waits of a local world's ranks: `began` counts them up, `woken` says of each that ended whether it was told to."""
+
+    def __init__(self, world, monkeypatch):
+        self.began, self.woken = threading.Semaphore(0), []
+        changed = world._post.changed
+        wait = changed.wait
+
+        def noted(timeout):
+            self.began.release()
+            self.woken.append(wait(timeout))
+
+        monkeypatch.setattr(changed, "wait", noted)
+
+
+def test_sums_are_in_rank_order_whoever_comes_first(monkeypatch):
     parts = np.array([1e100, -1e100, 1.0, 1.0])  # 2 in this order; 0 or 1 where a 1 meets a large one
+    came, put = [threading.Event() for _ in parts], post.Post.put
+
+    def noted(self, channel, array, kind):
+        put(self, channel, array, kind)
+        if channel[2] == len(parts) - 1:  # the last that it is sent to
+            came[channel[1]].set()
+
+    monkeypatch.setattr(post.Post, "put", noted)
 
     def run(comm):
-        time.sleep(0.01 * (-comm.rank % 4))
+        if comm.rank:  # 0 comes first, then 3, 2, 1
+            assert came[(comm.rank + 1) % 4].wait(60)
         x = parts[comm.rank : comm.rank + 1].copy()
         comm.allreduce(x)
         return x[0]
@@ -106,27 +130,37 @@ def test_a_message_waits_for_a_later_run():
     assert world.run(receive) == [0.0, 4.0]
 
 
-def test_latency_hides_a_message_for_a_while():
+def test_latency_hides_a_message_for_a_while(monkeypatch):
+    """On a clock that goes on by 0.05 s whenever it is read."""
+    now, sent = [0.0], threading.Event()
+
+    def monotonic():
+        now[0] += 0.05
+        return now[0]
+
+    monkeypatch.setattr(post, "time", SimpleNamespace(monotonic=monotonic))
+
     def run(comm):
         if comm.rank == 0:
             comm.isend(np.zeros(1), 1, 1)
-            return 0.0
-        start = time.perf_counter()
-        request = comm.irecv(np.zeros(1), 0, 1)
+            sent.set()
+            return
+        assert sent.wait(60)
+        request, start = comm.irecv(np.zeros(1), 0, 1), now[0]
         assert not request.done()
         request.wait()
-        return time.perf_counter() - start
+        assert start + 0.2 <= now[0] <= start + 0.4  # and one reading more for the deadline, one for how long to wait
 
-    _, waited = local(2, latency=0.2).run(run)
-    assert 0.1 < waited < 2
+    local(2, latency=0.2).run(run)
 
 
-def test_the_first_failure_is_raised_and_wakes_the_others():
-    others = []
+def test_the_first_failure_is_raised_and_wakes_the_others(monkeypatch):
+    others, world = [], local(3)
+    waits = Waits(world, monkeypatch)
 
     def run(comm):
         if comm.rank == 1:
-            time.sleep(0.05)
+            assert all(waits.began.acquire(timeout=60) for _ in range(2))
             raise KeyError("boom")
         try:
             comm.irecv(np.zeros(1), 1, 7).wait()
@@ -134,10 +168,9 @@ def test_the_first_failure_is_raised_and_wakes_the_others():
             others.append(str(error))
             raise
 
-    world, start = local(3), time.perf_counter()
     with pytest.raises(KeyError, match="boom") as raised:
         world.run(run)
-    assert time.perf_counter() - start < 5
+    assert all(waits.woken)
     assert raised.value.__notes__ == ["on rank 1 of 3"]
     assert len(others) == 2
     assert all("for tag 7 from rank 1, but rank 1 has failed with KeyError: 'boom'" in text for text in others)
@@ -188,17 +221,19 @@ def test_survivors_can_go_on_in_a_group():
     assert sums == [2.0, 2.0]
 
 
-def test_kill_reaches_a_rank_that_is_blocked():
+def test_kill_reaches_a_rank_that_is_blocked(monkeypatch):
     world = local(2)
+    waits = Waits(world, monkeypatch)
 
     def run(comm):
         if comm.rank == 0:
-            time.sleep(0.05)
+            assert waits.began.acquire(timeout=60)
             world.kill(1)
         comm.irecv(np.zeros(1), 1 - comm.rank, 1).wait()
 
     with pytest.raises(RankDiedError, match="rank 1 died"):
         world.run(run)
+    assert all(waits.woken)
 
 
 def test_a_wait_for_a_rank_that_returned_ends():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,25 +110,27 @@ def test_a_sender_whose_tensors_have_changed_says_so(comm):
 
 
 class Never:
-    """A request that does not end, and takes a millisecond to say so."""
+    """A request that does not end, and takes a millisecond of the clock `now` to say so."""
 
-    def __init__(self):
-        self.asked = 0
+    def __init__(self, now):
+        self.asked, self.now = 0, now
 
     def done(self):
         self.asked += 1
-        time.sleep(1e-3)
+        self.now[0] += 1e-3
         return False
 
 
-def test_asking_for_a_message_that_has_not_come_takes_little_of_the_time():
+def test_asking_for_a_message_that_has_not_come_takes_little_of_the_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(transfer, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     transfers = Transfers(None, 2, Mail(), Arrays())
-    sent, coming = Never(), Never()
+    sent, coming = Never(now), Never(now)
     transfers.posted[ACTIONS[1][0]] = [coming], ()
-    end = time.perf_counter() + 0.2
-    while time.perf_counter() < end:
+    while now[0] < 0.2:
         transfers.advance()
-    assert 2 <= coming.asked <= 4  # each time 1 ms or more, then 50 times as long not
+        now[0] += 1e-4
+    assert coming.asked == 4  # each time 1 ms, then 50 ms not
     transfers.sending.append((sent, np.zeros(1)))
     transfers.resting, before = 0.0, coming.asked
     transfers.advance()
