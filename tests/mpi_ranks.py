@@ -22,7 +22,7 @@ from mpitrain.comm.failure import REPORT_VARIABLE
 from mpitrain.comm.launch import Launcher, command, settings
 
 #: What ranks may take on a busy machine to start, or to import a test; to end; to fail after one that failed; to show a stack.
-_START_S, _END_S, _GRACE_S, _STACK_S = 90.0, 20.0, 0.3, 0.3
+_START_S, _END_S, _GRACE_S, _STACK_S = 90.0, 60.0, 2.0, 20.0
 
 _VERDICTS = ("passed", "failed", "skipped: ")
 
@@ -137,12 +137,18 @@ class Ranks:
     def _failed(self, verdict: str) -> RanksFailedError:
         """The report, with the ranks ended."""
         states = [next((answer for answer in heard if answer.startswith(_VERDICTS)), "did not end") for heard in self._heard]
-        stuck = [pid for pid, state in zip(self._pids, states, strict=False) if state == "did not end"]
+        stuck = [
+            (pid, self._logs / f"rank{rank}")
+            for rank, (pid, state) in enumerate(zip(self._pids, states, strict=False))
+            if state == "did not end"
+        ]
         if self._job.poll() is None and stuck:
-            for pid in stuck:
+            for pid, _ in stuck:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGUSR1)  # makes a rank write its stacks
-            time.sleep(_STACK_S)
+            deadline = time.monotonic() + _STACK_S
+            while self._job.poll() is None and time.monotonic() < deadline and not all(_shows_stack(log) for _, log in stuck):
+                time.sleep(0.05)
         lines = [f"{verdict} ({self.number} ranks)"]
         for rank, state in enumerate(states):
             lines += [f"--- rank {rank}: {state}", _read(self._logs / f"rank{rank}")]
@@ -154,6 +160,11 @@ class Ranks:
         """Close the pipes, which ends ranks that wait for a test."""
         while self._pipes:
             os.close(self._pipes.pop())
+
+
+def _shows_stack(log: Path) -> bool:
+    """Whether a rank has written its threads' stacks to `log`: the main thread's comes last and ends in `mpi_rank`."""
+    return log.exists() and re.search(r'/mpi_rank\.py", line \d+ in <module>', log.read_text(errors="replace")) is not None
 
 
 def _read(file: Path) -> str:

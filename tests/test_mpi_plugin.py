@@ -41,7 +41,10 @@ def test_asserts(comm):
 @pytest.mark.mpi(3)
 def test_raises_while_others_wait(comm):
     if comm.rank == 1:
+        for source in (0, 2):
+            comm.irecv(np.zeros(1), source, 1).wait()
         raise KeyError("boom")
+    comm.isend(np.zeros(1), 1, 1).wait()
     comm.barrier()
 
 @pytest.mark.mpi(2, timeout=2)

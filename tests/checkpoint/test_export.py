@@ -357,7 +357,7 @@ def test_ranks_that_send_wait_for_no_rank_that_cannot_write(full, tmp_path, monk
     )
     folder = tmp_path / "out"
     mt.save_pretrained(model, tmp_path / "expected", shard_bytes=1000)
-    world = mt.comm.local(2, limit_s=10)
+    world = mt.comm.local(2)
     run = functools.partial(world.run, lambda comm: export(model, weights, folder, Rendezvous(comm), shard_bytes=1000))
     if full:
         monkeypatch.setattr(disk, "save_file", lambda *_, **__: (folder / "none" / "x").touch())

@@ -189,7 +189,7 @@ def test_a_rank_with_another_size_is_named(name, other):
         finish(algorithm(np.ones(other if comm.rank == 1 else 1000, np.float32)))
 
     with pytest.raises(ValueError, match=r"rank \d .*rank \d .*same shape and dtype"):
-        local(4, limit_s=10).run(run)
+        local(4).run(run)
 
 
 @pytest.mark.parametrize("name", ["native", "native_by_request()", "ring", "Hierarchical(comm)"])

@@ -111,13 +111,21 @@ def alive(pid):
 
 def pids_of(folder, ranks):
     """The process ids of the ranks once all of them run."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
+
+    def found():
         texts = [file.read_text() for file in folder.glob("pid*")]
-        if len(texts) == ranks and all(texts):
-            return [int(text) for text in texts]
+        return len(texts) == ranks and all(texts) and [int(text) for text in texts]
+
+    return until(found)
+
+
+def until(found):
+    """What `found` gives once that is true."""
+    deadline = time.monotonic() + 60
+    while not (result := found()):
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    raise TimeoutError("the ranks did not start")
+    return result
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -125,13 +133,10 @@ def test_a_signal_ends_every_rank(tmp_path, number):
     (tmp_path / "waiting.py").write_text(WAITING)
     job = start([tmp_path / "waiting.py", tmp_path], ranks=3, stderr=subprocess.DEVNULL)
     pids = pids_of(tmp_path, 3)
-    job.send_signal(signal.SIGHUP)
-    with pytest.raises(subprocess.TimeoutExpired):  # what was ignored is ignored
-        job.wait(0.3)
+    job.send_signal(signal.SIGHUP)  # what was ignored is ignored: the code is that of the other signal
     job.send_signal(number)
-    assert job.wait(15) == 128 + number
-    time.sleep(0.2)
-    assert not [pid for pid in pids if alive(pid)]
+    assert job.wait(60) == 128 + number
+    until(lambda: not any(map(alive, pids)))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
@@ -142,9 +147,6 @@ def test_ranks_die_with_what_started_them(tmp_path, victim):
     pids = pids_of(tmp_path, 2)
     (mpiexec,) = map(int, Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split())
     os.kill(mpiexec if victim == "mpiexec" else job.pid, signal.SIGKILL)
-    assert job.wait(15) == (128 + signal.SIGKILL if victim == "mpiexec" else -signal.SIGKILL)
+    assert job.wait(60) == (128 + signal.SIGKILL if victim == "mpiexec" else -signal.SIGKILL)
     pids.append(mpiexec)
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and any(map(alive, pids)):
-        time.sleep(0.05)
-    assert not [pid for pid in pids if alive(pid)]
+    until(lambda: not any(map(alive, pids)))

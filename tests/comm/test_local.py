@@ -76,7 +76,7 @@ def test_gather_and_broadcast_copy_bits(parts, data):
 
 
 class Waits:
-    """Notes the waits of a local world's ranks: `began` counts them up, `woken` says of each that ended whether it was told to."""
+    """Notes the waits of a local world's ranks: `began` counts them, `woken` says of each that ended whether it was told to."""
 
     def __init__(self, world, monkeypatch):
         self.began, self.woken = threading.Semaphore(0), []

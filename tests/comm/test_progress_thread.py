@@ -128,15 +128,18 @@ def test_what_fails_in_the_thread_fails_the_rank_once():
     job = trainer(local(2), "thread", "ring")
     job.fit(1, report=lambda step: None)
     (stage,) = job.workers[1].replicas.stages.values()
+    started, failed = threading.Event(), threading.Event()
 
     def exchange(bucket):
+        started.set()
         yield InThread()
         assert threading.current_thread().name == "progress"
+        failed.set()
         raise ZeroDivisionError("broken in the thread")
 
     stage.exchange = exchange
     compute = job.workers[1].compute
-    compute.between = lambda: time.sleep(0.01)  # the thread comes by for sure
+    compute.between = lambda: started.is_set() and failed.wait(60)  # the thread comes by for sure
     with pytest.raises(ZeroDivisionError, match="broken in the thread") as caught:
         job.fit(1, report=lambda step: None)
     notes = caught.value.__notes__
@@ -146,15 +149,19 @@ def test_what_fails_in_the_thread_fails_the_rank_once():
 
 
 def test_what_fails_in_the_thread_is_raised_at_the_latest_at_the_end():
+    failed = threading.Event()
+
     def fail():
+        failed.set()
         raise ZeroDivisionError("broken")
 
     with pytest.raises(ZeroDivisionError, match="broken"), ProgressThread(fail, lambda: None):
-        time.sleep(0.01)
+        assert failed.wait(60)
+    failed.clear()
 
     def fail_too():
         with ProgressThread(fail, lambda: None):
-            time.sleep(0.01)
+            assert failed.wait(60)
             raise KeyError("another")
 
     with pytest.raises(ZeroDivisionError, match="broken") as caught:

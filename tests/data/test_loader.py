@@ -33,7 +33,7 @@ def test_the_next_step_is_read_ahead_and_once():
     dataset = Watched()
     with Loader(dataset) as loader:
         first = loader.load(STEPS[0], then=STEPS[1])
-        assert dataset.reading_second.wait(10)
+        assert dataset.reading_second.wait(60)
         second = loader.load(STEPS[1])
     for batches, numbers in ((first, STEPS[0]), (second, STEPS[1])):
         for ((inputs,), targets), n in zip(batches, numbers, strict=True):

@@ -27,7 +27,7 @@ def profile(comm, model, rows=4, width=5):
     return profile_layers(comm, model, inputs, targets, mt.arrays.Arrays(), np.dtype(np.float64))
 
 
-@pytest.mark.mpi(3, timeout=30, local=True)
+@pytest.mark.mpi(3, local=True)
 def test_every_rank_gets_the_same(comm):
     found = profile(comm, mt.nn.models.MLP(sizes=(5, 8, 3)))
     numbers = np.array([[layer.forward, layer.input_grad, layer.weight_grad, layer.saved, layer.output] for layer in found])

@@ -172,7 +172,7 @@ class OnItsHost:
 
 
 def trainer(data=None, *, dp=2, pp=1, **settings):
-    mesh = mt.Mesh(mt.comm.local(dp * pp, limit_s=20), mt.Layout(dp=dp, pp=pp))
+    mesh = mt.Mesh(mt.comm.local(dp * pp), mt.Layout(dp=dp, pp=pp))
     settings = {"batch": 4, "arrays": "numpy"} | settings
     return mt.Trainer(model(), mt.optim.SGD(lr=0.1), data or Texts(), mesh=mesh, **settings)
 
@@ -225,7 +225,7 @@ def test_replicas_that_drift_apart_are_found_by_the_next_check(debug):
 def test_copies_of_a_shared_weight_are_compared_over_the_pipeline(dp):
     """All replicas of the last stage have the same, and another one than the first stage has."""
     layout = mt.Layout(dp=dp, pp=2)
-    mesh = mt.Mesh(mt.comm.local(layout.size, limit_s=20), layout)
+    mesh = mt.Mesh(mt.comm.local(layout.size), layout)
     job = mt.Trainer(model(), mt.optim.SGD(lr=0.1), Texts(), mesh=mesh, batch=4, microbatches=2, arrays="numpy")
     job.fit(2, report=quiet)
     job.check_replicas()

@@ -39,5 +39,5 @@ def test_two_shared_weights_that_ranks_come_to_in_opposite_orders():
         tied.tie(Action(Kind.TIE, min(stages)))
         return a.settled_grad()[0], b.settled_grad()[0]
 
-    mesh = mt.Mesh(mt.comm.local(2, limit_s=5), mt.Layout(pp=2))
+    mesh = mt.Mesh(mt.comm.local(2), mt.Layout(pp=2))
     assert mesh.world.run(sums) == [(3, 30), (3, 30)]

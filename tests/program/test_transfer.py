@@ -50,7 +50,7 @@ def run(comm, forget):
 
 @pytest.mark.parametrize("forget", [False, True])
 def test_there_and_back(forget):
-    found, _ = mt.comm.local(2, limit_s=10).run(lambda comm: run(comm, forget))
+    found, _ = mt.comm.local(2).run(lambda comm: run(comm, forget))
     assert found == [[[[2.0 * (number + i)] * 2] * ROWS for i in (0, 1)] for number in range(3)]
 
 
@@ -58,7 +58,7 @@ def test_tags_are_worked_out_once(monkeypatch):
     asked = []
     tag_of = transfer.tag_of
     monkeypatch.setattr(transfer, "tag_of", lambda action, stages, *part: asked.append(action) or tag_of(action, stages, *part))
-    mt.comm.local(2, limit_s=10).run(lambda comm: run(comm, False))
+    mt.comm.local(2).run(lambda comm: run(comm, False))
     # at each end, for each microbatch: the header and two parts there, one gradient back, since integers have none
     assert len(asked) == 2 * 2 * (1 + 2 + 1)
 
