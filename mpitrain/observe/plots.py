@@ -80,7 +80,8 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path, title: str) ->
     from matplotlib.ticker import MaxNLocator
 
     axes = figure.subplots()
-    steps, losses = [line["step"] for line in metrics], [line["loss"] for line in metrics]
+    counted = [line for line in metrics if line["loss"] is not None]  # a skipped step has none
+    steps, losses = [line["step"] for line in counted], [line["loss"] for line in counted]
     validation = [(line["step"], line["validation_loss"]) for line in metrics if line["validation_loss"] is not None]
     many = len(losses) > 100
     axes.plot(steps, losses, color="#4c78a8", linewidth=0.8, alpha=0.35 if many else 1.0, label=None if many else "training")

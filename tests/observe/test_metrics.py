@@ -1,6 +1,7 @@
 """One line a step, whatever happened to the job."""
 
 import json
+import math
 
 import pytest
 
@@ -58,3 +59,18 @@ def test_a_new_job_starts_anew(path):
         metrics.step(report(1, loss))
         metrics.close()
     assert [line["loss"] for line in read_metrics(path)] == [2.0]
+
+
+def no_constant(name):
+    raise ValueError(f"{name} is no JSON")
+
+
+def test_a_loss_that_is_no_number_is_null(path):
+    path.parent.mkdir(parents=True)
+    path.write_text('{"step": 1, "loss": NaN}\n')  # as it was written before
+    metrics = MetricsFile(path, after=1)
+    metrics.step(report(2, math.nan))
+    metrics.close()
+    lines = [json.loads(line, parse_constant=no_constant) for line in path.read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, None), (2, None)]
+    assert [line["loss"] for line in read_metrics(path)] == [None, None]

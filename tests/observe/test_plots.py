@@ -53,6 +53,13 @@ def test_curves_show_training_and_validation(tmp_path, drawn):
     assert list(validation.get_xdata()) == [50, 100, 150]
 
 
+def test_a_step_without_a_loss_leaves_the_mean_alone(tmp_path, drawn):
+    plot_curves([{"step": 0, "loss": None, "validation_loss": None}, *LINES], tmp_path / "c.png", "demo")
+    every, mean, _ = drawn[0].axes[0].lines
+    assert list(every.get_xdata()) == [line["step"] for line in LINES]
+    assert all(mean.get_ydata() > 0)
+
+
 def test_without_matplotlib_there_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ValueError, match=r"plots need matplotlib.*mpitrain\[plot\]"):
