@@ -35,7 +35,8 @@ class Metrics:
     learning_rate: float = 0.0
     #: Part of the counted targets whose class was right, in an evaluation with a loss of classes.
     accuracy: float | None = None
-    #: Whether nothing was counted, so that weights and optimizer state were left alone; the schedule goes on.
+    #: Whether nothing was counted, so that weights and optimizer state were left alone; the schedule goes on, and running
+    #: statistics take the batch in, as in any forward pass.
     skipped: bool = False
 
     @staticmethod
